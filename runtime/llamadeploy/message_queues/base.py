@@ -1,0 +1,132 @@
+"""The contract of a message queue adapter.
+
+A queue delivers at least once: a delivery that was neither acknowledged nor handed back (its
+consumer died, its lease ran out) is delivered again. What must happen exactly once is guarded by
+the state store's compare-and-sets, never by the queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from enum import StrEnum
+from types import TracebackType
+from typing import Protocol, Self, runtime_checkable
+
+from llamadeploy.messages import QueueMessage
+
+
+class DeliveryMode(StrEnum):
+    """Who of the consumers of a topic gets a message."""
+
+    COMPETING = "competing"
+    BROADCAST = "broadcast"
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an adapter promises; the delivery table's runtime half.
+
+    Attributes:
+        delivery: one consumer per message, or each of them.
+        ordered: whether a topic's messages arrive in the order of their publishing.
+        durable: whether accepted messages survive the end of the process that holds them. Where
+            they do not, the control plane publishes again what was not started in time.
+        max_consumers: how many consumers of one topic get work, ``None`` for any number.
+    """
+
+    delivery: DeliveryMode
+    ordered: bool
+    durable: bool
+    max_consumers: int | None = None
+
+
+class Delivery(Protocol):
+    """A message in the hands of one consumer, until ``ack`` or ``nack``."""
+
+    @property
+    def message(self) -> QueueMessage:
+        """The message."""
+        ...
+
+    @property
+    def topic(self) -> str:
+        """The topic it came from."""
+        ...
+
+    async def ack(self) -> None:
+        """Done: never deliver it again. Idempotent; a lost claim makes it a no-op.
+
+        Raises:
+            QueueUnavailableError: the queue cannot be reached; the message will come again.
+        """
+        ...
+
+    async def nack(self) -> None:
+        """Hand it back at once, for any consumer, in front of newer messages where possible."""
+        ...
+
+
+@runtime_checkable
+class Consumer(Protocol):
+    """A subscription; an async context manager and an endless async iterator of deliveries.
+
+    Leaving the context hands back at once what was not acknowledged.
+    """
+
+    def __aiter__(self) -> AsyncIterator[Delivery]: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None: ...
+
+
+class MessageQueue(Protocol):
+    """One adapter; made by :func:`llamadeploy.message_queues.registry.open_queue`."""
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this adapter, as configured, promises."""
+        ...
+
+    async def publish(self, topic: str, message: QueueMessage) -> None:
+        """Return once the queue has the message (creating the topic where there is none).
+
+        Raises:
+            QueueUnavailableError: not accepted; publish again later.
+        """
+        ...
+
+    def consume(
+        self, topic: str, *, group: str, prefetch: int = 1, ephemeral: bool = False
+    ) -> Consumer:
+        """Subscribe as a member of ``group``, holding at most ``prefetch`` unacknowledged messages.
+
+        ``ephemeral`` topics have one consumer and vanish with it (a worker's inbox).
+        """
+        ...
+
+    async def depth(self, topic: str) -> int:
+        """Messages ready plus delivered and not yet acknowledged; 0 for an unknown topic."""
+        ...
+
+    async def delete_topic(self, topic: str) -> None:
+        """Forget the topic and what is in it. Idempotent."""
+        ...
+
+    async def ping(self) -> None:
+        """Return when the queue answers.
+
+        Raises:
+            QueueUnavailableError: it does not; the message says why.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Stop consumers (handing back) and release connections. Idempotent."""
+        ...

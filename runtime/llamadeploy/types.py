@@ -1,0 +1,172 @@
+"""What travels over HTTP: the models of LlamaDeploy 0.8.1, with what was added marked as such.
+
+Unknown fields are kept (``extra="allow"``) where a record goes through us to somebody else, so
+that components of neighbouring releases work together.
+"""
+
+from __future__ import annotations
+
+import uuid
+from enum import StrEnum
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+CONTROL_PLANE_NAME = "control_plane"
+"""The name under which the control plane consumes messages: topic ``<namespace>.control_plane``."""
+
+
+def generate_id() -> str:
+    """A new random id (UUID 4, 36 characters)."""
+    return str(uuid.uuid4())
+
+
+class SessionPolicy(StrEnum):
+    """What a second task of a session does while the first one is unfinished."""
+
+    ENQUEUE = "enqueue"
+    PARALLEL = "parallel"
+    REJECT = "reject"
+
+
+class TaskState(StrEnum):
+    """Where a task stands; the last three are terminal."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    WAITING = "waiting"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def terminal(self) -> bool:
+        """Whether the task has its one result."""
+        return self in (TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED)
+
+
+class TaskDefinition(BaseModel):
+    """A task as a client sends it: ``input`` is a JSON object in a string (the run's arguments)."""
+
+    input: str
+    task_id: str = Field(default_factory=generate_id)
+    session_id: str | None = None
+    service_id: str | None = None
+
+
+class SessionDefinition(BaseModel):
+    """A session with the ids of its tasks, oldest first."""
+
+    session_id: str = Field(default_factory=generate_id)
+    task_ids: list[str] = Field(default_factory=list)
+    state: dict[str, Any] = Field(default_factory=dict)
+
+    @property
+    def current_task_id(self) -> str | None:
+        """The newest task's id."""
+        return self.task_ids[-1] if self.task_ids else None
+
+
+class EventDefinition(BaseModel):
+    """An event for a running task: the serialised event and the service that runs the task."""
+
+    service_id: str
+    event_obj_str: str
+
+
+class TaskResult(BaseModel):
+    """The one result of a task.
+
+    ``result`` is ``str()`` of what the workflow returned, or the exception's text. ``data`` of a
+    task that did not succeed has ``state`` (``failed`` or ``cancelled``) and ``error`` with
+    ``type``, ``message`` and ``traceback``.
+    """
+
+    task_id: str
+    history: list[Any] = Field(default_factory=list)
+    result: str
+    data: dict[str, Any] = Field(default_factory=dict)
+
+
+class TaskStream(BaseModel):
+    """One event of a task's stream, as it travels in a ``task_stream`` message."""
+
+    task_id: str
+    session_id: str | None = None
+    data: dict[str, Any]
+    index: int
+
+
+class ServiceOptions(BaseModel):
+    """How tasks of a service are treated (added; clients of 0.8.1 ignore it).
+
+    Times are seconds; ``None`` means no limit.
+    """
+
+    session_policy: SessionPolicy = SessionPolicy.ENQUEUE
+    timeout: float | None = Field(default=None, gt=0)
+    wait_timeout: float | None = Field(default=None, gt=0)
+    queue_timeout: float | None = Field(default=None, gt=0)
+    max_retries: int = Field(default=3, ge=0)
+    retry_on_error: bool = False
+    broadcast: bool = False
+
+
+class ServiceDefinition(BaseModel):
+    """A service as it is registered with a control plane."""
+
+    model_config = ConfigDict(extra="allow")
+
+    service_name: str
+    description: str = ""
+    prompt: list[Any] = Field(default_factory=list)
+    host: str | None = None
+    port: int | None = None
+    options: ServiceOptions = Field(default_factory=ServiceOptions)
+
+
+class StatusEnum(StrEnum):
+    """How an API server is."""
+
+    HEALTHY = "Healthy"
+    UNHEALTHY = "Unhealthy"
+    DOWN = "Down"
+
+
+class Status(BaseModel):
+    """Reply of ``GET /status/``; ``details`` was added."""
+
+    status: StatusEnum
+    status_message: str = ""
+    max_deployments: int | None = None
+    deployments: list[str] | None = None
+    details: dict[str, Any] = Field(default_factory=dict)
+
+
+class DeploymentDefinition(BaseModel):
+    """A deployment's name, as 0.8.1 lists it."""
+
+    name: str
+
+
+class TaskStatus(BaseModel):
+    """Where one task stands (added). Times are seconds since the epoch."""
+
+    task_id: str
+    session_id: str
+    service_id: str
+    state: TaskState
+    attempts: int
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    event_count: int = 0
+    detail: str = ""
+
+
+class CancelOutcome(BaseModel):
+    """Reply of ``cancel``: the state that holds now, whoever won (added)."""
+
+    task_id: str
+    state: TaskState
+    outcome: Literal["cancelled", "already_finished"]
