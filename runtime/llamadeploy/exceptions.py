@@ -3,7 +3,7 @@
 ::
 
     LlamaDeployError
-    ├── ConfigurationError            what was asked for cannot be: fix the file, setting or argument
+    ├── ConfigurationError            what was asked for cannot be: fix the file or argument
     │   ├── MissingExtraError         an optional dependency is not installed
     │   └── UnsupportedFeatureError   parsed, but not available where it was used
     ├── NotFoundError                 no such deployment, service, session or task
