@@ -73,6 +73,7 @@ def _read(text: str, file: str | None, problems: list[SpecProblem]) -> Iterator[
         while loader.check_node():
             document = Document(None, file)
             node = loader.get_node()
+            assert node is not None  # noqa: S101  (check_node said so)
             document.lines[()] = node.start_mark.line + 1
             document.data = _Builder(loader, document, problems, budget).build(node, ())
             if document.data is not None:
@@ -116,7 +117,7 @@ class _Builder:
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         try:
-            value = self._loader.construct_object(node)  # type: ignore[no-untyped-call]
+            value = self._loader.construct_object(node)
         except (ValueError, LookupError):
             raise _error(node, f"'{str(node.value)[:40]}' is not a valid value") from None
         if isinstance(value, bytes):

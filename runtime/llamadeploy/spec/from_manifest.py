@@ -74,6 +74,8 @@ def from_manifests(
         elif kind is not None:
             others.append(kind)
     found = [item for document in deployments if (item := _read(document, objects, problems))]
+    if len(found) < len(deployments):
+        services = []  # theirs may be the one that could not be read
     for document in services:
         _attach(document, found, objects, problems)
     for item in found:
