@@ -7,11 +7,15 @@ server instead, which proves the drivers; tests marked `original_differs` then m
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +108,72 @@ def server(start_server: Callable[..., Any]) -> Iterator[Server]:
         create(running)
         wait_for_services(running, SERVICES)
         yield running
+
+
+@pytest.fixture(scope="session")
+def services_ready() -> Callable[..., None]:
+    """`services_ready(server, names)`: wait until the control plane knows these services."""
+    return wait_for_services
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    headers: Mapping[str, str]
+    """Names in lower case."""
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def lines(self) -> list[Any]:
+        """The body as ndjson."""
+        return [json.loads(line) for line in self.body.splitlines()]
+
+
+@pytest.fixture(scope="session")
+def call() -> Callable[..., Reply]:
+    """`call(method, url, body=None, headers={})`: one request, redirects not followed.
+
+    `body` is sent as JSON unless it is bytes.
+    """
+
+    def send(
+        method: str, url: str, body: Any = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        address = urllib.parse.urlsplit(url)
+        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
+        connection = http.client.HTTPConnection(address.netloc, timeout=30)
+        try:
+            target = f"{address.path}?{address.query}" if address.query else address.path
+            connection.request(
+                method, target, content, {"content-type": "application/json", **(headers or {})}
+            )
+            reply = connection.getresponse()
+            names = {name.lower(): value for name, value in reply.getheaders()}
+            return Reply(reply.status, names, reply.read())
+        finally:
+            connection.close()
+
+    return send
+
+
+@pytest.fixture(scope="session")
+def eventually() -> Callable[..., Any]:
+    """`eventually(read)`: the first result of `read()` that is not None, within 30 s."""
+
+    def wait(read: Callable[[], Any]) -> Any:
+        deadline = time.monotonic() + 30
+        while time.monotonic() < deadline:
+            value = read()
+            if value is not None:
+                return value
+            time.sleep(0.05)
+        raise AssertionError("nothing within 30 s")
+
+    return wait
 
 
 @pytest.fixture(scope="session")
