@@ -1,0 +1,1 @@
+"""What runs deployments for the API server; the border is in ``base``."""

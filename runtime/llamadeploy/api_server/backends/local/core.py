@@ -1,0 +1,167 @@
+"""The core of one deployment inside the API server's process: store, queue, control plane, and
+the HTTP servers through which workers and clients reach them."""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from pydantic import SecretStr
+
+from llamadeploy.api_server.backends.local.options import LocalOptions
+from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.server import control_plane_app
+from llamadeploy.exceptions import ConfigurationError, StoreError
+from llamadeploy.message_queues.simple.broker import Broker
+from llamadeploy.message_queues.simple.local import LocalMessageQueue
+from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
+from llamadeploy.serving import HttpServer
+from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings
+from llamadeploy.spec.deployment import DeploymentSpec
+from llamadeploy.state_stores.registry import open_store
+
+log = logging.getLogger(__name__)
+
+STOP_SECONDS = 2.0
+"""What requests to the core get when it stops; workers have drained by then."""
+
+
+class Core:
+    """Store, queue and control plane of one deployment, running; made by :meth:`start`."""
+
+    def __init__(self, spec: DeploymentSpec, namespace: str, options: LocalOptions) -> None:
+        self.namespace = namespace
+        self._name = spec.name
+        self._options = options
+        self._stack = AsyncExitStack()
+        self.control_plane: ControlPlane
+        self.http: HttpServer
+        self.queue: HttpServer
+
+    @classmethod
+    async def start(
+        cls,
+        spec: DeploymentSpec,
+        options: LocalOptions,
+        *,
+        store_uri: str,
+        preferred_ports: tuple[int, int] = (0, 0),
+    ) -> Self:
+        """Open the store, then serve control plane and queue.
+
+        Args:
+            store_uri: the state store's.
+            preferred_ports: of control plane and queue, taken where they are free and the file
+                names none.
+
+        Raises:
+            ConfigurationError: a port is taken, a host is wrong, the store cannot be used so.
+            StoreError: the store cannot be opened.
+        """
+        namespace = spec.control_plane.topic_namespace or f"llama_deploy.{spec.name}"
+        core = cls(spec, namespace, options)
+        try:
+            await core._start(spec, store_uri, preferred_ports)
+        except BaseException:
+            await core.stop()
+            raise
+        return core
+
+    async def _start(self, spec: DeploymentSpec, store_uri: str, ports: tuple[int, int]) -> None:
+        store = await open_store(store_uri, self.namespace)
+        self._stack.push_async_callback(store.aclose)
+        broker = Broker()
+        queue = LocalMessageQueue(broker)
+        self._stack.push_async_callback(queue.aclose)
+        self.control_plane = ControlPlane(
+            store,
+            queue,
+            name=spec.name,
+            namespace=self.namespace,
+            default_service=spec.default_service,
+        )
+        self._stack.push_async_callback(self.control_plane.stop)
+        await self.control_plane.start()
+        plane = spec.control_plane
+        host = plane.internal_host or plane.host or "127.0.0.1"
+        self.http = await self._listen(
+            control_plane_app(self.control_plane, token=self._options.token),
+            host,
+            plane.internal_port if plane.internal_port is not None else plane.port,
+            (ports[0], HTTP_PORT, 0),
+            "control-plane.port",
+        )
+        self.queue = await self._listen(
+            SimpleMessageQueueServer(broker=broker, token=self._options.token).app,
+            str(spec.message_queue.options.get("host") or "127.0.0.1"),
+            spec.message_queue.options.get("port"),
+            (ports[1], QUEUE_PORT, 0),
+            "message-queue.port",
+        )
+
+    async def _listen(
+        self, app: Any, host: str, port: int | None, otherwise: Sequence[int], setting: str
+    ) -> HttpServer:
+        """Serve on ``port``; where the file names none, on the first of ``otherwise`` that is
+        free."""
+        self._check_host(host, setting.replace(".port", ".host"))
+        candidates = [port] if port is not None else list(dict.fromkeys(otherwise))
+        for candidate in candidates:
+            if candidate == 0 and candidate != candidates[-1]:
+                continue
+            server = HttpServer(app, host, candidate, setting=setting)
+            try:
+                await server.start()
+            except ConfigurationError:
+                if candidate == candidates[-1]:
+                    raise
+                continue
+            self._stack.push_async_callback(server.stop, STOP_SECONDS)
+            return server
+        raise AssertionError("unreachable: the last candidate raised or returned")
+
+    def _check_host(self, host: str, setting: str) -> None:
+        if self._options.token or self._options.insecure_no_token or is_loopback(host):
+            return
+        raise ConfigurationError(
+            f"{setting}: '{host}' lets others reach this deployment without a token: "
+            "use 127.0.0.1, or start the server with --token (or --insecure-no-token)"
+        )
+
+    def worker_settings(self, signing_keys: str) -> PodSettings:
+        """What every worker of this deployment is told."""
+        token = self._options.token
+        return PodSettings(
+            deployment=self._name,
+            namespace=self.namespace,
+            queue_type="simple",
+            queue_url=SecretStr(self.queue.url),
+            control_plane_url=self.http.url,
+            signing_keys=SecretStr(signing_keys),
+            api_token=SecretStr(token) if token else None,
+            log_format=self._options.log_format,
+            log_level=self._options.log_level,
+        )
+
+    async def worker_lost(self, worker_id: str) -> None:
+        """A worker process ended: what it ran goes to another one now."""
+        try:
+            await self.control_plane.worker_lost(worker_id)
+        except StoreError as error:
+            # Its leases run out by themselves a little later.
+            log.warning("worker %s ended, and the store does not know yet: %s", worker_id, error)
+
+    async def stop(self) -> None:
+        """Stop serving and close the store. Idempotent."""
+        await self._stack.aclose()
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches ``host``."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"

@@ -1,0 +1,286 @@
+"""One deployment on this machine: its core, its workers, and how both come and go."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import AsyncExitStack
+from typing import Any, Self
+
+from llamadeploy.api_server.backends.base import (
+    DeploymentState,
+    DeploymentStatus,
+    DeployRequest,
+)
+from llamadeploy.api_server.backends.local.core import Core
+from llamadeploy.api_server.backends.local.data_directory import (
+    DataDirectory,
+    DeploymentFolder,
+    Record,
+)
+from llamadeploy.api_server.backends.local.options import LocalOptions
+from llamadeploy.api_server.backends.local.prepare import (
+    PreparedService,
+    prepare_services,
+    recorded_services,
+)
+from llamadeploy.api_server.backends.local.workers import ServiceWorkers, Workers
+from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.sources.base import SourceContext
+from llamadeploy.spec.deployment import DeploymentSpec
+from llamadeploy.types import ServiceDefinition
+
+log = logging.getLogger(__name__)
+
+
+class LocalDeployment:
+    """A running deployment; made by :meth:`create` or :meth:`restore`."""
+
+    def __init__(
+        self,
+        spec: DeploymentSpec,
+        folder: DeploymentFolder,
+        core: Core,
+        signing_keys: str,
+        options: LocalOptions,
+    ) -> None:
+        self.spec = spec
+        self._folder = folder
+        self._core = core
+        self._signing_keys = signing_keys
+        self._options = options
+        self._generation = 0
+        self._workers = Workers([])
+        self._created_at = time.time()
+        self._reloaded_at: float | None = None
+
+    # -- making one ----------------------------------------------------------------------------
+
+    @classmethod
+    async def create(
+        cls, spec: DeploymentSpec, request: DeployRequest, data: DataDirectory, options: LocalOptions
+    ) -> Self:
+        """Bring it up; return once every replica is ready and the record is written.
+
+        Raises:
+            ConfigurationError: something of the file cannot be; found before any process started.
+            DeploymentError: a service did not get ready. Nothing is left in either case.
+        """
+        folder = data.folder(spec.name)
+        async with AsyncExitStack() as undo:
+            if await asyncio.to_thread(folder.create):
+                undo.push_async_callback(asyncio.to_thread, folder.remove)
+            generation, services = await _prepare(spec, request, folder, data, undo)
+            deployment = await cls._start_core(spec, folder, options)
+            undo.push_async_callback(deployment.stop, 0)
+            await deployment._register(spec)
+            workers = deployment._make_workers(services, generation)
+            deployment._workers, deployment._generation = workers, generation
+            await workers.start()
+            await deployment._write_record(request, services)
+            undo.pop_all()
+        return deployment
+
+    @classmethod
+    async def restore(
+        cls,
+        spec: DeploymentSpec,
+        request: DeployRequest,
+        record: Record,
+        data: DataDirectory,
+        options: LocalOptions,
+    ) -> Self:
+        """Bring it back with the code that ran; workers get ready later and are kept running.
+
+        Raises:
+            ConfigurationError: a port is taken, or code that is gone cannot be fetched again.
+        """
+        folder = data.folder(spec.name)
+        async with AsyncExitStack() as undo:
+            generation = record.generation
+            services = await asyncio.to_thread(
+                recorded_services, spec, folder.generation(generation), record.services
+            )
+            if services is None:
+                generation, services = await _prepare(spec, request, folder, data, undo)
+            deployment = await cls._start_core(
+                spec, folder, options, (record.control_plane_port, record.queue_port)
+            )
+            undo.push_async_callback(deployment.stop, 0)
+            await deployment._register(spec)
+            deployment._generation = generation
+            deployment._workers = deployment._make_workers(services, generation)
+            await deployment._write_record(request, services)
+            deployment._workers.keep()
+            undo.pop_all()
+        return deployment
+
+    @classmethod
+    async def _start_core(
+        cls,
+        spec: DeploymentSpec,
+        folder: DeploymentFolder,
+        options: LocalOptions,
+        ports: tuple[int, int] = (0, 0),
+    ) -> Self:
+        keys = await asyncio.to_thread(folder.signing_keys)
+        uri = _store_uri(spec.control_plane.state_store_uri, folder)
+        core = await Core.start(spec, options, store_uri=uri, preferred_ports=ports)
+        return cls(spec, folder, core, keys.dump(), options)
+
+    # -- changing and ending it ----------------------------------------------------------------
+
+    async def reload(
+        self, spec: DeploymentSpec, request: DeployRequest, data: DataDirectory
+    ) -> None:
+        """Replace the services by those of ``spec``: the new workers are ready before the old
+        ones drain, so no request finds nobody.
+
+        Raises:
+            ConfigurationError: the file changes what a reload cannot, or is wrong.
+            DeploymentError: a new service did not get ready. The old ones serve on in both cases.
+        """
+        self._check_reload(spec)
+        async with AsyncExitStack() as undo:
+            generation, services = await _prepare(spec, request, self._folder, data, undo)
+            workers = self._make_workers(services, generation)
+            await workers.start()
+            undo.push_async_callback(workers.stop, 0)
+            await self._register(spec)
+            undo.pop_all()
+        old_workers, old_spec = self._workers, self.spec
+        self._workers, self._generation, self.spec = workers, generation, spec
+        self._reloaded_at = time.time()
+        await self._write_record(request, services)
+        await old_workers.stop(self._options.drain_seconds)
+        for name in old_spec.services.keys() - spec.services.keys():
+            await self.control_plane.deregister_service(name)
+        await asyncio.to_thread(self._folder.keep_only, generation)
+
+    async def stop(self, drain_seconds: float) -> None:
+        """Drain the workers, then stop the core; unfinished tasks stay in the store."""
+        await self._workers.stop(drain_seconds)
+        await self._core.stop()
+
+    # -- looking at it -------------------------------------------------------------------------
+
+    @property
+    def control_plane(self) -> ControlPlane:
+        """Its use cases."""
+        return self._core.control_plane
+
+    async def problems(self) -> list[str]:
+        """Why it cannot take tasks."""
+        found = await self.control_plane.problems()
+        problem = self._workers.problem()
+        return [*found, problem.partition("\n")[0]] if problem else list(found)
+
+    def status(self, busy: DeploymentState | None, failure: str | None) -> DeploymentStatus:
+        """How it is. ``failure`` is why the last deploy of this name failed."""
+        problem = self._workers.problem()
+        state = busy or (DeploymentState.DEGRADED if problem else DeploymentState.READY)
+        details: dict[str, Any] = {
+            "generation": self._generation,
+            "default_service": self.spec.default_service,
+            "topic_namespace": self._core.namespace,
+            "control_plane": {"url": self._core.http.url, "port": self._core.http.port},
+            "message_queue": {
+                "type": self.spec.message_queue.type,
+                "url": self._core.queue.url,
+                "port": self._core.queue.port,
+            },
+            "services": {
+                name: workers.status() for name, workers in self._workers.services.items()
+            },
+            "ignored_fields": list(self.spec.ignored),
+            "created_at": self._created_at,
+            "reloaded_at": self._reloaded_at,
+            "last_deploy_error": failure,
+        }
+        return DeploymentStatus(self.spec.name, state, problem, details)
+
+    # -- parts ---------------------------------------------------------------------------------
+
+    def _make_workers(self, services: dict[str, PreparedService], generation: int) -> Workers:
+        common = self._core.worker_settings(self._signing_keys)
+        return Workers(
+            ServiceWorkers(
+                service,
+                common,
+                self._core.worker_lost,
+                generation=generation,
+                backoff=self._options.backoff,
+                start_seconds=self._options.ready_seconds,
+            )
+            for service in services.values()
+        )
+
+    async def _register(self, spec: DeploymentSpec) -> None:
+        for service in spec.services.values():
+            await self.control_plane.register_service(
+                ServiceDefinition(
+                    service_name=service.name,
+                    description=service.description or "",
+                    host=service.host,
+                    port=service.port,
+                    options=service.options,
+                )
+            )
+        self.control_plane.default_service = spec.default_service
+
+    async def _write_record(
+        self, request: DeployRequest, services: dict[str, PreparedService]
+    ) -> None:
+        root = self._folder.generation(self._generation)
+        record = Record(
+            text=request.text,
+            base_path=str(request.base_path.absolute()),
+            file=request.file,
+            generation=self._generation,
+            services={name: service.record(root) for name, service in services.items()},
+            control_plane_port=self._core.http.port,
+            queue_port=self._core.queue.port,
+        )
+        await asyncio.to_thread(self._folder.write_record, record)
+
+    def _check_reload(self, spec: DeploymentSpec) -> None:
+        for section, old, new in (
+            ("control-plane", self.spec.control_plane, spec.control_plane),
+            ("message-queue", self.spec.message_queue, spec.message_queue),
+        ):
+            before, after = old.model_dump(), new.model_dump()
+            changed = sorted(key for key in before if before[key] != after[key])
+            if changed:
+                raise ConfigurationError(
+                    f"{section}: a reload cannot change {', '.join(changed)}; "
+                    "leave it as it was, or create a new deployment"
+                )
+
+
+async def _prepare(
+    spec: DeploymentSpec,
+    request: DeployRequest,
+    folder: DeploymentFolder,
+    data: DataDirectory,
+    undo: AsyncExitStack,
+) -> tuple[int, dict[str, PreparedService]]:
+    """A new generation with every service's code."""
+    generation = await asyncio.to_thread(folder.new_generation)
+    undo.push_async_callback(asyncio.to_thread, folder.remove_generation, generation)
+    context = SourceContext(request.base_path.absolute(), excluded=(data.root,))
+    services = await asyncio.to_thread(
+        prepare_services, spec, folder.generation(generation), context
+    )
+    return generation, services
+
+
+def _store_uri(uri: str | None, folder: DeploymentFolder) -> str:
+    """The store's URI; a relative SQLite path is one in the deployment's folder."""
+    if uri is None:
+        return folder.state_uri
+    scheme, _, path = uri.partition("://")
+    if scheme == "sqlite" and path.startswith("/") and not path.startswith("//"):
+        return f"sqlite:///{folder.root / path[1:]}"
+    return uri

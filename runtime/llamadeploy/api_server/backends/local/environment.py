@@ -1,0 +1,97 @@
+"""The environment of a worker process: ours, the service's, and little of the server's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from io import StringIO
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.settings import PREFIX, PodSettings
+from llamadeploy.spec.deployment import ServiceSpec
+
+INHERITED = frozenset(
+    {
+        "PATH", "HOME", "USER", "LOGNAME", "SHELL", "LANG", "LANGUAGE", "TZ", "TMPDIR", "TERM",
+        "LD_LIBRARY_PATH", "PYTHONHOME", "VIRTUAL_ENV", "SSL_CERT_FILE", "SSL_CERT_DIR",
+        "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY",
+        "http_proxy", "https_proxy", "no_proxy",
+    }
+)  # fmt: skip
+"""What a process needs of the machine. Nothing else passes: a variable meant for one service, or
+the server's own token, must not reach the others."""
+
+INHERITED_PREFIXES = ("LC_", "XDG_")
+
+
+def worker_environ(
+    settings: PodSettings, variables: Mapping[str, str], server: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """The whole environment of one worker; ``variables`` are its service's own."""
+    server = os.environ if server is None else server
+    environ = {
+        name: value
+        for name, value in server.items()
+        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
+    }
+    if path := server.get("PYTHONPATH"):
+        # The worker runs in another folder; its relative entries would point elsewhere.
+        environ["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in path.split(":"))
+    environ["PYTHONUNBUFFERED"] = "1"
+    environ.update(variables)
+    environ.update(settings.to_environ())
+    return environ
+
+
+def service_variables(service: ServiceSpec, folders: tuple[Path, ...]) -> dict[str, str]:
+    """``env`` with the variables of the ``env-files`` on top, later files over earlier ones.
+
+    Args:
+        folders: where an env-file is looked for, in this order. Blocking.
+
+    Raises:
+        ConfigurationError: a file is missing or unreadable, or a name is one of ours.
+    """
+    variables = dict(service.env)
+    for name in service.env_files:
+        variables.update(_read(service.name, name, folders))
+    for name, value in variables.items():
+        if "\0" in value or "\0" in name or "=" in name or not name:
+            raise ConfigurationError(
+                f"services.{service.name}.env: {name!r} cannot be a variable of a process: "
+                "leave out NUL characters, and '=' from the name"
+            )
+        if name.startswith(PREFIX):
+            raise ConfigurationError(
+                f"services.{service.name}.env: '{name}' is set by the server: "
+                f"use a name that does not begin with {PREFIX}"
+            )
+    return variables
+
+
+def _read(service: str, name: str, folders: tuple[Path, ...]) -> dict[str, str]:
+    try:
+        path = _find(name, folders)
+        text = path.read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ConfigurationError(
+            f"services.{service}.env-files: {name!r} cannot be read: {error}; write the path of a "
+            "plain UTF-8 text file, relative to the deployment file or to the source"
+        ) from None
+    values = dotenv_values(stream=StringIO(text))
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _find(name: str, folders: tuple[Path, ...]) -> Path:
+    looked = []
+    for folder in folders:
+        path = folder / name
+        if path.resolve().is_relative_to(folder.resolve()):
+            looked.append(str(path))
+            if path.is_file():
+                return path
+    where = f"it is not there (looked at {', '.join(looked)})" if looked else "it leaves its folder"
+    raise FileNotFoundError(where)

@@ -1,0 +1,188 @@
+"""All worker processes of one generation of a deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from llamadeploy.api_server.backends.local.environment import worker_environ
+from llamadeploy.api_server.backends.local.prepare import PreparedService
+from llamadeploy.api_server.backends.local.replica import Backoff, Replica, ReplicaState
+from llamadeploy.api_server.backends.local.worker_process import WorkerProcess
+from llamadeploy.exceptions import DeploymentError
+from llamadeploy.settings import PodSettings
+
+log = logging.getLogger(__name__)
+worker_log = logging.getLogger("llamadeploy.workers")
+"""What worker processes write themselves, each line with its replica in front."""
+
+
+class ServiceWorkers:
+    """The replicas of one service.
+
+    Args:
+        common: the settings that every worker of the deployment has.
+        on_lost: told a worker's id as soon as its process ended.
+    """
+
+    def __init__(
+        self,
+        service: PreparedService,
+        common: PodSettings,
+        on_lost: Callable[[str], Awaitable[None]],
+        *,
+        generation: int,
+        backoff: Backoff,
+        start_seconds: float,
+    ) -> None:
+        self.service = service
+        self._common = common
+        self._generation = generation
+        self.replicas = [
+            Replica(
+                f"{service.spec.name}-{index}",
+                self._launcher(f"{service.spec.name}-{index}"),
+                on_lost,
+                backoff=backoff,
+                start_seconds=start_seconds,
+            )
+            for index in range(service.spec.replicas)
+        ]
+
+    def status(self) -> dict[str, Any]:
+        """Plain data for the status page."""
+        states = [replica.state for replica in self.replicas]
+        ready = states.count(ReplicaState.READY)
+        latest = max(
+            (each.last_exit for each in self.replicas if each.last_exit),
+            key=lambda exit_: float(exit_["at"]),
+            default=None,
+        )
+        return {
+            "state": "ready" if ready == len(states) else states_summary(states),
+            "replicas": len(states),
+            "ready_replicas": ready,
+            "restarts": sum(replica.restarts for replica in self.replicas),
+            "last_error": latest["error"] if latest else None,
+            "workers": [replica.status() for replica in self.replicas],
+        }
+
+    def _launcher(self, replica: str) -> Callable[[], Awaitable[WorkerProcess]]:
+        async def launch() -> WorkerProcess:
+            worker_id = f"{replica}-g{self._generation}-{secrets.token_hex(4)}"
+            settings = self._settings(replica, worker_id)
+            hide = redactor((*self.service.secrets, *_settings_secrets(settings)))
+            label = f"{settings.deployment}/{replica}"
+            return await WorkerProcess.start(
+                worker_id,
+                worker_environ(settings, self.service.variables),
+                self.service.root,
+                hide=hide,
+                forward=lambda line: worker_log.info("[%s] %s", label, line),
+            )
+
+        return launch
+
+    def _settings(self, replica: str, worker_id: str) -> PodSettings:
+        spec = self.service.spec
+        return self._common.model_copy(
+            update={
+                "service": spec.name,
+                "replica": replica,
+                "worker_id": worker_id,
+                "workflow_path": spec.path,
+                "source_dir": self.service.root,
+                "source": {spec.source.type: {"name": spec.source.name or ""}},
+                "max_concurrent_tasks": spec.max_concurrent_tasks,
+                "session_policy": spec.session_policy,
+                "task_timeout_seconds": spec.timeout,
+                "wait_timeout_seconds": spec.wait_timeout,
+                "queue_timeout_seconds": spec.queue_timeout,
+                "max_retries": spec.max_retries,
+                "retry_on_error": spec.retry_on_error,
+                "broadcast": spec.broadcast,
+            }
+        )
+
+
+class Workers:
+    """The workers of every service of one generation; they start and stop together."""
+
+    def __init__(self, services: Iterable[ServiceWorkers]) -> None:
+        self.services = {each.service.spec.name: each for each in services}
+
+    async def start(self) -> None:
+        """Return once every replica of every service is ready.
+
+        Raises:
+            DeploymentError: one did not get ready; the message names it. None is left running.
+        """
+        starting = {
+            asyncio.create_task(replica.start(), name=f"start {replica.name}"): name
+            for name, service in self.services.items()
+            for replica in service.replicas
+        }
+        if not starting:
+            return
+        try:
+            done, _ = await asyncio.wait(starting, return_when=asyncio.FIRST_EXCEPTION)
+            for task in done:
+                error = task.exception()
+                if isinstance(error, DeploymentError):
+                    raise DeploymentError(f"service '{starting[task]}': {error}") from error
+                if error is not None:
+                    raise error
+        except BaseException:
+            for task in starting:
+                task.cancel()
+            await asyncio.gather(*starting, return_exceptions=True)
+            await self.stop(0)
+            raise
+
+    def keep(self) -> None:
+        """Start every replica and keep it running, without waiting until it is ready."""
+        for service in self.services.values():
+            for replica in service.replicas:
+                replica.keep()
+
+    async def stop(self, grace: float) -> None:
+        """Drain every worker within ``grace`` seconds, then kill it. Idempotent."""
+        replicas = [each for service in self.services.values() for each in service.replicas]
+        await asyncio.gather(*(replica.stop(grace) for replica in replicas))
+
+    def problem(self) -> str:
+        """Why a replica is not ready; empty when all are."""
+        for name, service in self.services.items():
+            for replica in service.replicas:
+                if replica.state is not ReplicaState.READY:
+                    text = f"service '{name}': replica {replica.name} is {replica.state.value}"
+                    return f"{text}: {replica.last_error}" if replica.last_error else text
+        return ""
+
+
+def states_summary(states: list[ReplicaState]) -> str:
+    """The state of a service whose replicas are not all ready."""
+    for state in (ReplicaState.STOPPING, ReplicaState.BACKOFF, ReplicaState.STARTING):
+        if state in states:
+            return state.value
+    return ReplicaState.STOPPED.value
+
+
+def redactor(secret_values: tuple[str, ...]) -> Callable[[str], str]:
+    """A function that blacks the values out of a text."""
+
+    def hide(text: str) -> str:
+        for value in secret_values:
+            if value in text:
+                text = text.replace(value, "***")
+        return text
+
+    return hide
+
+
+def _settings_secrets(settings: PodSettings) -> tuple[str, ...]:
+    fields = (settings.api_token, settings.signing_keys)
+    return tuple(each.get_secret_value() for each in fields if each is not None)

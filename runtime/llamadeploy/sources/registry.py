@@ -1,0 +1,32 @@
+"""Which source type is fetched by what."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from llamadeploy.exceptions import UnsupportedFeatureError
+from llamadeploy.sources.base import Source, SourceContext
+from llamadeploy.sources.configmap import fetch_configmap
+from llamadeploy.sources.local import fetch_local
+from llamadeploy.spec.deployment import SourceSpec
+
+SOURCES: dict[str, Source] = {
+    "local": fetch_local,
+    "configmap": fetch_configmap,
+}
+
+
+def fetch_source(source: SourceSpec, holder: Path, context: SourceContext) -> Path:
+    """Put the code into ``holder`` (made here, empty) and return its root. Blocking.
+
+    Raises:
+        UnsupportedFeatureError: no such source here.
+        SourceError: it could not be fetched.
+    """
+    fetch = SOURCES.get(source.type)
+    if fetch is None:
+        raise UnsupportedFeatureError(
+            f"source.type: '{source.type}' is not available here; use one of: {', '.join(SOURCES)}"
+        )
+    holder.mkdir(parents=True)
+    return fetch(source, holder, context)
