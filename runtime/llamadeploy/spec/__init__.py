@@ -16,6 +16,7 @@ from llamadeploy.spec.deployment import (
 from llamadeploy.spec.import_targets import ImportTarget, candidate_imports
 from llamadeploy.spec.laptop import unsupported_on_laptop
 from llamadeploy.spec.loader import load_deployment, load_deployments
+from llamadeploy.spec.manifest_writer import to_manifests
 from llamadeploy.spec.problems import SpecError, SpecProblem
 
 __all__ = [
@@ -31,5 +32,6 @@ __all__ = [
     "candidate_imports",
     "load_deployment",
     "load_deployments",
+    "to_manifests",
     "unsupported_on_laptop",
 ]

@@ -56,12 +56,12 @@ class SourceSpec(SpecModel):
 
     Attributes:
         name: ``local``: the folder, relative to the deployment file; ``configmap``: its name.
-        url: ``git``: what to clone; it may contain credentials.
+        url: ``git``: what to clone.
         ref: ``git``: branch, tag or commit; None: the default branch.
         image: ``image``: the container image with the code; None: the one of the pod template.
         files: ``configmap``: relative path -> text, from the ConfigMap of the same file.
         credentials_secret: ``git``: name of the Secret with the credentials.
-        credentials: ``git``: the data of that Secret.
+        credentials: ``git``: the data of that Secret, or user and password of the file's URL.
         known_hosts: ``git``: the known_hosts file's text, for SSH.
     """
 

@@ -6,15 +6,14 @@ Keys are hyphenated at the top and in a service, and snake_case in ``control-pla
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from llamadeploy.spec.fields import Concurrency, EnvName, Port, Replicas, Retries, Seconds, Text
 from llamadeploy.spec.names import DEPLOYMENT_NAME, TOPIC_NAMESPACE, WORKFLOW_PATH
 from llamadeploy.spec.validation import problem_error
-
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class FileModel(BaseModel):
@@ -41,7 +40,7 @@ class ControlPlaneSection(SnakeModel):
     port: Port | None = Field(None, description="TCP port to bind.")
     internal_host: str | None = Field(None, description="Address to bind, where it differs.")
     internal_port: Port | None = Field(None, description="Port to bind, where it differs.")
-    cors_origins: list[str] | None = Field(None, description="Origins allowed by CORS.")
+    cors_origins: list[Text] | None = Field(None, description="Origins allowed by CORS.")
     topic_namespace: str | None = Field(
         None, description="Prefix of the queue's topics.", pattern=TOPIC_NAMESPACE
     )
@@ -92,7 +91,7 @@ class RabbitMQQueueSection(AddressSection):
     """``message-queue`` of type ``rabbitmq``."""
 
     type: Literal["rabbitmq"]
-    exchange_name: str | None = Field(None, description="Exchange, by default llama-deploy.")
+    exchange_name: Text | None = Field(None, description="Exchange, by default llama-deploy.")
     username: str | None = Field(None, description="User, with host.")
     password: str | None = Field(None, description="Password, with host.", repr=False)
     vhost: str | None = Field(None, description="Virtual host, with host.")
@@ -109,7 +108,7 @@ class AWSQueueSection(SnakeModel):
     """``message-queue`` of type ``aws``."""
 
     type: Literal["aws"]
-    aws_region: str = Field("us-east-1", description="AWS region.")
+    aws_region: Text = Field("us-east-1", description="AWS region.")
     aws_access_key_id: str | None = Field(None, description="Access key id.", repr=False)
     aws_secret_access_key: str | None = Field(None, description="Secret access key.", repr=False)
 
@@ -151,6 +150,16 @@ class SourceSection(FileModel):
             )
         return self
 
+    @model_validator(mode="after")
+    def _inside(self) -> SourceSection:
+        place = PurePosixPath(self.name or self.location or "")
+        if self.type == "local" and (place.is_absolute() or ".." in place.parts):
+            raise problem_error(
+                f"the folder {str(place)!r} is not below the deployment file's",
+                "write a path relative to the deployment file, without '..'",
+            )
+        return self
+
 
 class ComponentSection(FileModel):
     """The keys that a service and a UI share."""
@@ -165,9 +174,9 @@ class ComponentSection(FileModel):
     import_path: str | None = Field(None, description="The same as path.", pattern=WORKFLOW_PATH)
     host: str | None = Field(None, description="Address to bind.")
     port: Port | None = Field(None, description="TCP port to bind.")
-    env: dict[str, str] | None = Field(None, description="Environment variables.", repr=False)
-    env_files: list[str] | None = Field(None, description="dotenv files; they override env.")
-    python_dependencies: list[str] | None = Field(None, description="Arguments of pip install.")
+    env: dict[EnvName, str] | None = Field(None, description="Environment variables.", repr=False)
+    env_files: list[Text] | None = Field(None, description="dotenv files; they override env.")
+    python_dependencies: list[Text] | None = Field(None, description="Arguments of pip install.")
     ts_dependencies: dict[str, str] | None = Field(None, description="npm package -> version.")
 
 
@@ -181,10 +190,8 @@ class ServiceSection(ComponentSection):
     """One of ``services``."""
 
     description: str | None = Field(None, description="What the service does.")
-    replicas: Annotated[int, Field(ge=0, le=1000)] | None = Field(
-        None, description="Number of workers, by default 1."
-    )
-    max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] = Field(
+    replicas: Replicas | None = Field(None, description="Number of workers, by default 1.")
+    max_concurrent_tasks: Concurrency = Field(
         8, description="Tasks that one worker runs at a time."
     )
     session_policy: Literal["enqueue", "parallel", "reject"] = Field(
@@ -193,9 +200,7 @@ class ServiceSection(ComponentSection):
     timeout: Seconds | None = Field(None, description="Limit of a run, seconds without waiting.")
     wait_timeout: Seconds | None = Field(None, description="Limit of a wait for a human, seconds.")
     queue_timeout: Seconds | None = Field(None, description="Limit of being queued, seconds.")
-    max_retries: Annotated[int, Field(ge=0, le=100)] = Field(
-        3, description="Reruns after a lost worker."
-    )
+    max_retries: Retries = Field(3, description="Reruns after a lost worker.")
     retry_on_error: bool = Field(False, description="Rerun after an exception too.")
     broadcast: bool = Field(False, description="Every replica runs every task (redis).")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 from llamadeploy.spec.checks import check_service_name, check_state_store_uri, require_service
 from llamadeploy.spec.deployment import (
@@ -106,11 +108,24 @@ def _source(section: SourceSection) -> SourceSpec:
     if section.type == "docker":
         return SourceSpec(type="image", image=place)
     if section.type == "local":
-        return SourceSpec(type="local", name=place)
+        return SourceSpec(type="local", name=str(PurePosixPath(place)))
     head = _URL_HEAD.match(place)
     start = head.end() if head else 0
     path, _, ref = place[start:].partition("@")
-    return SourceSpec(type="git", url=place[:start] + path, ref=ref or None)
+    url, credentials = _split_login(place[:start] + path)
+    return SourceSpec(type="git", url=url, ref=ref or None, credentials=credentials)
+
+
+def _split_login(url: str) -> tuple[str, dict[str, str]]:
+    """An HTTP URL without its user and password, and these as a Secret would hold them."""
+    parts = urlsplit(url)
+    login, separator, host = parts.netloc.rpartition("@")
+    if parts.scheme not in ("http", "https") or not separator:
+        return url, {}
+    username, _, password = login.partition(":")
+    pairs = {"username": unquote(username), "password": unquote(password)}
+    found = {key: value for key, value in pairs.items() if value}
+    return urlunsplit(parts._replace(netloc=host)), found
 
 
 def _given(section: Any) -> dict[str, Any]:

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, StringConstraints, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
+from llamadeploy.spec.fields import Concurrency, Port, Replicas, Retries, Seconds, Text
 from llamadeploy.spec.manifest_common import (
     EnvVar,
     FileSource,
@@ -29,11 +30,6 @@ API_VERSION = f"{GROUP}/v1alpha1"
 
 SOLACE_CURE = "use redis, rabbitmq, kafka or aws, or simple without a broker"
 QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
-
-Replicas = Annotated[int, Field(ge=0, le=1000)]
-Port = Annotated[int, Field(ge=1, le=65535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Text = Annotated[str, StringConstraints(min_length=1, max_length=1024)]
 
 
 class Storage(ManifestModel):
@@ -279,7 +275,7 @@ class ServiceFields(Component):
     autoscaling: dict[str, Any] | None = Field(
         None, description="Scaling by backlog, instead of replicas."
     )
-    max_concurrent_tasks: Annotated[int, Field(ge=1, le=10_000)] | None = Field(
+    max_concurrent_tasks: Concurrency | None = Field(
         None, description="Tasks that one worker runs at a time, by default 8."
     )
     session_policy: Literal["enqueue", "parallel", "reject"] | None = Field(
@@ -296,7 +292,7 @@ class ServiceFields(Component):
     queue_timeout_seconds: Seconds | None = Field(
         None, description="Limit of a task's time in the queue; omitted: none."
     )
-    max_retries: Annotated[int, Field(ge=0, le=100)] | None = Field(
+    max_retries: Retries | None = Field(
         None, description="Reruns of a task whose worker was lost, by default 3."
     )
     retry_on_error: bool | None = Field(

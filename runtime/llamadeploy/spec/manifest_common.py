@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
-from llamadeploy.spec.names import ENV_NAME, RESOURCE_NAME
+from llamadeploy.spec.fields import EnvName
+from llamadeploy.spec.names import RESOURCE_NAME
 from llamadeploy.spec.validation import problem_error
 
 ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE_NAME)]
@@ -89,7 +90,7 @@ class EnvVarSource(ManifestModel):
 class EnvVar(ManifestModel):
     """One environment variable."""
 
-    name: str = Field(description="Name of the variable.", pattern=ENV_NAME, max_length=253)
+    name: EnvName = Field(description="Name of the variable.")
     value: str | None = Field(None, description="Its value.", repr=False)
     value_from: EnvVarSource | None = Field(
         None, description="Where its value comes from, instead of value."

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 RESERVED_SERVICE_NAMES = frozenset({"control_plane"})
 """The control plane consumes the topic ``<namespace>.control_plane`` under this name."""
 
@@ -30,3 +32,9 @@ IN_WORDS = {
     ),
     ENV_NAME: "use letters, digits, '_', '-' and '.', not beginning with a digit",
 }
+
+
+def resource_name(text: str) -> str:
+    """The name of a Kubernetes object nearest to ``text``: lower case, other characters as '-'."""
+    name = re.sub(r"[^a-z0-9.-]+", "-", text.lower()).strip("-.")[:253].rstrip("-.")
+    return name or "deployment"
