@@ -225,6 +225,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
         data: see :class:`llamadeploy.types.TaskResult`.
         events: the tail of the stream that was not appended yet; the result closes the stream.
         context: the session's new signed context (success only).
+        retryable: whether ``retry_on_error`` may apply to a failure.
     """
 
     key: ExecutionKey
@@ -233,6 +234,7 @@ class Completion(msgspec.Struct, frozen=True, kw_only=True):
     data: dict[str, Any] = {}
     events: tuple[NewEvent, ...] = ()
     context: str | None = None
+    retryable: bool = True
 
 
 class Finished(msgspec.Struct, frozen=True):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 
@@ -22,6 +22,7 @@ from llamadeploy.exceptions import (
     StoreError,
     StoreUnavailableError,
 )
+from llamadeploy.state_stores.base import ExecutionStore
 from llamadeploy.state_stores.records import (
     Completion,
     ExecutionKey,
@@ -37,6 +38,14 @@ from llamadeploy.state_stores.records import (
 EXECUTE_PATH = "/internal/v1/execute"
 CALL_PATH = "/internal/v1/call"
 RESULTS_PATH = "/internal/v1/results"
+
+
+class WorkerStore(ExecutionStore, Protocol):
+    """All that a worker asks of a store."""
+
+    async def add_dead_letter(self, reason: str, message: str, service: str = "") -> int:
+        """Keep a message that could not be understood; returns its id."""
+        ...
 
 
 class RenewRequest(msgspec.Struct, frozen=True):
@@ -98,9 +107,7 @@ OPERATIONS: dict[str, Operation] = {
     "renew": Operation(
         RenewRequest, list[Renewal], lambda s, r: s.renew(r.worker_id, r.keys, r.lease)
     ),
-    "append_events": Operation(
-        AppendRequest, bool, lambda s, r: s.append_events(r.key, r.events)
-    ),
+    "append_events": Operation(AppendRequest, bool, lambda s, r: s.append_events(r.key, r.events)),
     "read_inbound": Operation(
         InboundRequest, list[InboundEvent], lambda s, r: s.read_inbound(r.key, r.after)
     ),

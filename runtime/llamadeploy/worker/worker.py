@@ -1,0 +1,342 @@
+"""One replica of one service: takes deliveries, runs them, writes how they ended, acknowledges.
+
+Everything here runs on the I/O loop; the workflow runs on another one (see
+:mod:`llamadeploy.worker.loops`). In this order: the store grants the attempt, the run's events and
+its end are written, the delivery is acknowledged. What must happen after a crash is in the store,
+so a delivery that the store does not want run is acknowledged like any other.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+import uuid
+from collections import Counter
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from llamadeploy.exceptions import QueueError, StoreError, StoreUnavailableError
+from llamadeploy.message_queues.base import Delivery, MessageQueue
+from llamadeploy.messages import ActionTypes, QueueMessage, inbox_topic, topic_name
+from llamadeploy.state_stores.records import Execution, StartReply, StartRequest
+from llamadeploy.worker.backoff import Backoff, persist
+from llamadeploy.worker.contract import Runner
+from llamadeploy.worker.event_writer import EventWriter
+from llamadeploy.worker.execution import Executor
+from llamadeploy.worker.gate import ExclusiveGate
+from llamadeploy.worker.leases import Attempt, Leases
+from llamadeploy.worker.loops import LoopThread, Mailbox
+from llamadeploy.worker.operations import WorkerStore
+
+log = logging.getLogger(__name__)
+
+LEASE = 6.0
+"""Seconds after which a silent worker's tasks go to another one (CORE rule 9: 2 s against 6 s)."""
+
+DRAIN_GRACE = 20.0
+"""Seconds that running tasks get at a drain: Kubernetes kills 30 s after SIGTERM."""
+
+STOPPING = 2.0
+"""Seconds that a stopped run gets to come to its end before its task is handed back."""
+
+
+class Worker:
+    """Runs the tasks of ``service`` until it is drained.
+
+    Args:
+        store: the worker's half of the store; whoever implements it publishes what follows from a
+            result (over the internal API that is the control plane).
+        lease: seconds, see :data:`LEASE`.
+        drain_grace: seconds, see :data:`DRAIN_GRACE`.
+        workflow_loop: where the workflow runs; a thread of its own by default.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        store: WorkerStore,
+        queue: MessageQueue,
+        *,
+        service: str,
+        namespace: str,
+        worker_id: str,
+        max_concurrent_tasks: int = 8,
+        lease: float = LEASE,
+        drain_grace: float = DRAIN_GRACE,
+        workflow_loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        self._runner = runner
+        self._store = store
+        self._queue = queue
+        self._service = service
+        self._namespace = namespace
+        self.worker_id = worker_id
+        self._slots = max_concurrent_tasks
+        self._lease = lease
+        self._drain_grace = drain_grace
+        self._workflow_loop = workflow_loop
+        self._leases = Leases(store, worker_id, lease)
+        self._gate = ExclusiveGate()
+        self._handling: set[asyncio.Task[None]] = set()
+        self._early_nudges: dict[str, list[QueueMessage]] = {}
+        self._draining = asyncio.Event()
+        self._subscribed = asyncio.Event()
+        self.counts: Counter[str] = Counter()
+        """Deliveries by how they ended: ``succeeded``, ``failed``, ``waiting`` (parked),
+        ``stopped``, ``stale``, ``released``, ``dead_letter``, ``dropped_<reason>``."""
+        self._may_block = workflow_loop is None
+        self._io: Mailbox
+        self._workflow: Mailbox
+        self._executor: Executor
+
+    @property
+    def in_flight(self) -> int:
+        """How many executions this worker holds."""
+        return len(self._leases)
+
+    @property
+    def subscribed(self) -> bool:
+        """Whether it takes deliveries now."""
+        return self._subscribed.is_set() and not self._draining.is_set()
+
+    def drain(self, grace: float | None = None) -> None:
+        """Take nothing more; ``run`` returns when what runs has ended or, after ``grace`` seconds
+        (``drain_grace`` by default), has been handed back. Called on the I/O loop; idempotent."""
+        if grace is not None:
+            self._drain_grace = grace
+        self._draining.set()
+
+    @contextmanager
+    def paused(self) -> Iterator[None]:
+        """While a run waits for another task. On the I/O loop."""
+        self._gate.pause()
+        try:
+            yield
+        finally:
+            self._gate.resume()
+
+    async def run(self) -> None:
+        """Work until drained. The loop this is called on is the I/O loop."""
+        self._io = Mailbox(asyncio.get_running_loop())
+        if self._workflow_loop is not None:
+            await self._run_with(self._workflow_loop)
+            return
+        thread = LoopThread(f"workflow-{self._service}")
+        thread.start()
+        try:
+            await self._run_with(thread.loop)
+        finally:
+            if not await asyncio.to_thread(thread.stop):
+                log.warning("a workflow step still blocks its thread; it is left behind")
+
+    async def _run_with(self, workflow_loop: asyncio.AbstractEventLoop) -> None:
+        self._workflow = Mailbox(workflow_loop)
+        self._executor = Executor(
+            self._runner, self._store, self._gate, self.counts, self._io, self._workflow
+        )
+        leases = asyncio.create_task(self._leases.keep(), name="leases")
+        consumers = [
+            asyncio.create_task(self._consume(), name="deliveries"),
+            asyncio.create_task(self._read_inbox(), name="inbox"),
+        ]
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            done, _ = await asyncio.wait(
+                [leases, draining, *consumers], return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()  # none of them ends by itself but with an error
+            await _cancel(consumers[0])
+            await self._finish_handling()
+        finally:
+            self._draining.set()
+            await _cancel(leases, draining, *consumers, *self._handling)
+
+    async def _finish_handling(self) -> None:
+        """Let what runs end; hand back what does not in time."""
+        if self._handling:
+            await asyncio.wait(self._handling, timeout=self._drain_grace)
+        for attempt in self._leases:
+            attempt.hand_back()
+        if self._handling:
+            await asyncio.wait(self._handling, timeout=STOPPING)
+        # Left: runs that block their loop, and writes that the store does not answer.
+        stuck = [self._executor.release(attempt) for attempt in self._leases]
+        try:
+            async with asyncio.timeout(STOPPING):
+                await asyncio.gather(*stuck)
+        except (StoreError, TimeoutError) as error:
+            log.warning("tasks were not handed back; their leases will run out: %s", error)
+
+    # -- deliveries ----------------------------------------------------------------------------
+    async def _consume(self) -> None:
+        topic = topic_name(self._namespace, self._service)
+        backoff = Backoff()
+        while True:
+            try:
+                # Leaving the block hands back what is not acknowledged, at a drain also what still
+                # runs: whoever gets that is told by the store that it is leased, and drops it.
+                async with self._queue.consume(
+                    topic, group=self._service, prefetch=self._slots
+                ) as deliveries:
+                    self._subscribed.set()
+                    async for delivery in deliveries:
+                        backoff = Backoff()
+                        self._spawn(self._handle(delivery))
+            except QueueError as error:
+                log.warning("the message queue is away: %s", error)
+            self._subscribed.clear()
+            await asyncio.sleep(backoff.next())
+
+    def _spawn(self, handling: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(handling)
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+
+    async def _handle(self, delivery: Delivery) -> None:
+        done = False
+        try:
+            done = await self._work_on(delivery.message)
+        except Exception:
+            # A fault of ours: the lease runs out, and the store counts that as a crash.
+            log.exception("message %s was not worked on", delivery.message.id_)
+            await asyncio.sleep(Backoff(first=1.0).next())  # it is delivered again at once
+        try:
+            await (delivery.ack() if done else delivery.nack())
+        except QueueError as error:
+            # It comes again, and the store says then that there is nothing to do.
+            log.warning("message %s was not acknowledged: %s", delivery.message.id_, error)
+
+    async def _work_on(self, message: QueueMessage) -> bool:
+        """Whether the message is done with (else: hand it back)."""
+        try:
+            task_id = _task_id(message)
+        except ValueError as error:
+            return await self._dead_letter(message, str(error))
+        await self._gate.enter()
+        try:
+            return await self._try(task_id)
+        finally:
+            self._gate.leave()
+
+    async def _dead_letter(self, message: QueueMessage, reason: str) -> bool:
+        log.error("message %s goes to the dead letters: %s", message.id_, reason)
+        self.counts["dead_letter"] += 1
+        try:
+            await persist(
+                lambda: self._store.add_dead_letter(
+                    reason, message.model_dump_json(), self._service
+                ),
+                give_up=self._draining.is_set,
+            )
+        except StoreUnavailableError:
+            return False
+        return True
+
+    async def _try(self, task_id: str) -> bool:
+        """Ask for the task and run it; whether the delivery is done with (else: hand it back)."""
+        if self._draining.is_set():
+            return False
+        self._early_nudges.setdefault(task_id, [])
+        try:
+            asked = time.monotonic()
+            reply = await self._ask(task_id)
+            if isinstance(reply, Execution):
+                attempt = self._hold(reply, asked)
+            else:
+                if reply is not None:
+                    self.counts[f"dropped_{reply.reason}"] += 1
+                return reply is not None
+        finally:
+            nudges = self._early_nudges.pop(task_id, ())
+        try:
+            for message in nudges:
+                self._nudge(message)
+            await self._executor.carry_out(attempt)
+        finally:
+            self._leases.drop(attempt)
+        return True
+
+    async def _ask(self, task_id: str) -> StartReply | None:
+        request = StartRequest(
+            task_id=task_id,
+            execution_id=uuid.uuid4().hex,
+            worker_id=self.worker_id,
+            lease=self._lease,
+            code_version=self._runner.code_version,
+        )
+        try:
+            return await persist(lambda: self._store.start(request), give_up=self._draining.is_set)
+        except StoreUnavailableError:
+            return None
+        except StoreError as error:
+            log.error("task %s was not started: %s", task_id, error)
+            await asyncio.sleep(Backoff(first=1.0).next())  # it is delivered again at once
+            return None
+
+    def _hold(self, execution: Execution, asked: float) -> Attempt:
+        attempt = Attempt(execution, self._workflow, asked + self._lease)
+        attempt.writer = EventWriter(
+            self._store,
+            attempt.key,
+            self._io,
+            lost=attempt.is_lost,
+            on_stale=lambda: attempt.lose("superseded"),
+            may_block=self._may_block,
+        )
+        self._leases.hold(attempt)
+        return attempt
+
+    # -- nudges --------------------------------------------------------------------------------
+    async def _read_inbox(self) -> None:
+        topic = inbox_topic(self._namespace, self.worker_id)
+        backoff = Backoff()
+        while True:
+            try:
+                async with self._queue.consume(
+                    topic, group=self.worker_id, prefetch=64, ephemeral=True
+                ) as nudges:
+                    async for delivery in nudges:
+                        backoff = Backoff()
+                        self._nudge(delivery.message)
+                        await delivery.ack()
+            except QueueError as error:
+                # What it would have told comes with the next renewal.
+                log.warning("the inbox is away: %s", error)
+            await asyncio.sleep(backoff.next())
+
+    def _nudge(self, message: QueueMessage) -> None:
+        task_id = message.data.get("task_id")
+        if task_id in self._early_nudges:
+            # Being started: the answer may be on its way.
+            self._early_nudges[task_id].append(message)
+        attempt = self._leases.get(task_id) if isinstance(task_id, str) else None
+        if attempt is None:
+            return
+        if message.action is ActionTypes.CANCEL_TASK:
+            attempt.lose("cancelled")
+        elif message.action is ActionTypes.SEND_EVENT:
+            seq = message.data.get("seq")
+            attempt.inbound(seq if isinstance(seq, int) else 0, self._store)
+
+
+def _task_id(message: QueueMessage) -> str:
+    """The task a message asks for.
+
+    Raises:
+        ValueError: the message is none that a service takes.
+    """
+    if message.action is not ActionTypes.NEW_TASK:
+        raise ValueError(f"action {message.action} on a service's topic: only new_task is taken")
+    task_id = message.data.get("task_id")
+    if not isinstance(task_id, str) or not task_id:
+        raise ValueError(f"data.task_id is {task_id!r}: it must be the id of a stored task")
+    return task_id
+
+
+async def _cancel(*tasks: asyncio.Task[Any]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks, timeout=STOPPING)
