@@ -22,6 +22,8 @@ class ActionTypes(StrEnum):
     SEND_EVENT = "send_event"
     CANCEL_TASK = "cancel_task"
     """Added: the task was cancelled in the store, stop running it."""
+    ROUTE_TASK = "route_task"
+    """Added: to the control plane, a custom orchestrator is to decide what follows a result."""
 
 
 class QueueMessageStats(BaseModel):

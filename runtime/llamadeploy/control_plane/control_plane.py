@@ -1,0 +1,436 @@
+"""The control plane of one deployment: every use case, whoever calls (HTTP, API server, worker)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+from pydantic import ValidationError
+
+from llamadeploy.control_plane.calls import Calls
+from llamadeploy.control_plane.config import ControlPlaneConfig
+from llamadeploy.control_plane.consumer import MessageLoop
+from llamadeploy.control_plane.outbox import Outbox
+from llamadeploy.control_plane.repair import RepairLoop, sweep_forever
+from llamadeploy.control_plane.router import Router
+from llamadeploy.control_plane.services import Services
+from llamadeploy.control_plane.sessions import Sessions
+from llamadeploy.control_plane.streams import StreamItem
+from llamadeploy.control_plane.tailing import tail
+from llamadeploy.control_plane.tasks import Tasks, result_of, status_of
+from llamadeploy.exceptions import (
+    ConfigurationError,
+    LlamaDeployError,
+    NotFoundError,
+)
+from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.messages import ActionTypes, QueueMessage, topic_name
+from llamadeploy.orchestrator import BaseOrchestrator, is_simple
+from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.records import (
+    Completion,
+    Created,
+    DeadLetter,
+    ExecutionKey,
+    Finished,
+    NewEvent,
+    TaskRecord,
+)
+from llamadeploy.types import (
+    CONTROL_PLANE_NAME,
+    CancelOutcome,
+    EventDefinition,
+    ServiceDefinition,
+    SessionDefinition,
+    TaskDefinition,
+    TaskResult,
+    TaskState,
+    TaskStatus,
+    TaskStream,
+    generate_id,
+)
+from llamadeploy.worker.operations import invoke
+
+log = logging.getLogger(__name__)
+
+RETENTION_SECONDS = 86400.0
+"""How long finished tasks are kept unless set otherwise: a day."""
+
+
+class ControlPlane:
+    """Everything that can be asked of one deployment.
+
+    Args:
+        store: opened for this deployment; closed by whoever opened it.
+        queue: the deployment's message queue; closed by whoever opened it.
+        name: the deployment's name, used in messages to users.
+        namespace: prefix of the topics.
+        orchestrator: a custom one decides where tasks go; by default the service they name.
+        default_service: where a task goes that names no service.
+        retention: seconds for which finished tasks and idle sessions are kept.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        queue: MessageQueue,
+        *,
+        name: str,
+        namespace: str,
+        orchestrator: BaseOrchestrator | None = None,
+        config: ControlPlaneConfig | None = None,
+        default_service: str | None = None,
+        retention: float = RETENTION_SECONDS,
+    ) -> None:
+        self.name = name
+        self.namespace = namespace
+        self.config = config or ControlPlaneConfig(topic_namespace=namespace)
+        self.default_service = default_service
+        self.store = store
+        self.queue = queue
+        self.publisher_id = f"ControlPlane-{generate_id()}"
+        self._retention = retention
+        self._repair = RepairLoop(store, queue, lambda: self._outbox, self._service_topics)
+        self._outbox = Outbox(
+            store,
+            queue,
+            namespace=namespace,
+            publisher_id=self.publisher_id,
+            wake=self._repair.wake,
+        )
+        self._services = Services(store, deployment=name, default=default_service)
+        self._sessions = Sessions(store, self._outbox)
+        self._calls = Calls(store, self._outbox, self._services)
+        self._router = (
+            None
+            if orchestrator is None or is_simple(orchestrator)
+            else Router(store, self._outbox, orchestrator)
+        )
+        self._tasks = Tasks(store, self._outbox, self._services, self._sessions, self._router)
+        self._loops: list[asyncio.Task[None]] = []
+
+    # -- life ----------------------------------------------------------------------------------
+    async def start(self) -> None:
+        """Begin to repair, to sweep, and to consume ``<namespace>.control_plane``.
+
+        Raises:
+            StoreUnavailableError: the store cannot be reached.
+        """
+        await self._services.refresh()
+        topic = topic_name(self.namespace, CONTROL_PLANE_NAME)
+        messages = MessageLoop(self.queue, self.store, topic, self.process_message)
+        for name, loop in (
+            ("repair", self._repair.run()),
+            ("retention", sweep_forever(self.store, self._retention)),
+            ("messages", messages.run()),
+        ):
+            self._loops.append(asyncio.create_task(loop, name=f"{self.name}-{name}"))
+
+    async def stop(self) -> None:
+        """Stop the loops. Store and queue stay open. Idempotent."""
+        for loop in self._loops:
+            loop.cancel()
+        results = await asyncio.gather(*self._loops, return_exceptions=True)
+        self._loops.clear()
+        for error in results:
+            if isinstance(error, Exception):
+                log.error("a loop of control plane %s had failed", self.name, exc_info=error)
+        await self._sessions.settled()
+        await self._outbox.aclose()
+
+    async def problems(self) -> list[str]:
+        """Why it is not ready, empty when it is."""
+        found = [f"the {loop.get_name()} loop has ended" for loop in self._loops if loop.done()]
+        if not self._loops:
+            found.append("the control plane is not running")
+        for label, check in (("state store", self.store.ping), ("queue", self.queue.ping)):
+            try:
+                await check()
+            except LlamaDeployError as error:
+                found.append(f"{label}: {error}")
+        return found
+
+    # -- tasks ---------------------------------------------------------------------------------
+    async def create_task(
+        self,
+        task: TaskDefinition,
+        *,
+        session_id: str | None,
+        new_session: bool = False,
+        honour_task_id: bool = True,
+        idempotency_key: str | None = None,
+    ) -> Created:
+        """Store the task and publish it; from here on it ends, with one result.
+
+        Args:
+            session_id: ``None`` makes a session for it, as ``new_session`` does with this id.
+            honour_task_id: use the definition's ``task_id``; a repeat finds the same task.
+            idempotency_key: the same key finds the same task, whatever the ids are.
+
+        Raises:
+            NotFoundError: no such session.
+            ConflictError: the id or key was used for another task.
+            SessionBusyError: the service refuses a second task of the session.
+            ConfigurationError: no service, another session in the definition, or (as
+                InvalidFieldError) input that is not the JSON of an object.
+        """
+        return await self._tasks.create(
+            task,
+            session_id=session_id,
+            new_session=new_session,
+            honour_task_id=honour_task_id,
+            idempotency_key=idempotency_key,
+        )
+
+    async def wait_task(self, task_id: str, timeout: float | None) -> TaskRecord | None:
+        """The finished task, ``None`` after ``timeout`` seconds. Raises NotFoundError."""
+        return await self._tasks.wait(task_id, timeout)
+
+    async def wait_result(self, task_id: str, timeout: float | None) -> TaskResult | None:
+        """The task's result, ``None`` after ``timeout`` seconds. Raises NotFoundError."""
+        record = await self._tasks.wait(task_id, timeout)
+        return result_of(record) if record is not None else None
+
+    async def result(
+        self, session_id: str, task_id: str, timeout: float = 0.0
+    ) -> TaskResult | None:
+        """The result if there is one within ``timeout`` seconds.
+
+        Raises:
+            NotFoundError: no such session or task.
+        """
+        record = await self._tasks.get(session_id, task_id)
+        if timeout > 0 and not record.state.terminal:
+            record = await self._tasks.wait(task_id, timeout) or record
+        return result_of(record)
+
+    async def status(self, session_id: str, task_id: str) -> TaskStatus:
+        """Raises NotFoundError."""
+        return status_of(await self._tasks.get(session_id, task_id))
+
+    async def session_of(self, task_id: str, session_id: str | None) -> str:
+        """The session of a task; where one is named it must be that one. Raises NotFoundError."""
+        return await self._tasks.session_of(task_id, session_id)
+
+    async def check_task(self, session_id: str, task_id: str) -> None:
+        """Raises NotFoundError unless the task is one of the session's."""
+        await self._tasks.get(session_id, task_id)
+
+    def stream(
+        self, task_id: str, after: int = 0, legacy: bool = True
+    ) -> AsyncIterator[list[StreamItem]]:
+        """Batches of the task's events; see :func:`llamadeploy.control_plane.tailing.tail`."""
+        return tail(self.store, task_id, after=after, legacy=legacy)
+
+    async def send_event(self, session_id: str, task_id: str, event: EventDefinition) -> int:
+        """Store an event for the task, wake the task, and return the event's number.
+
+        Raises:
+            NotFoundError: no such session or task.
+            ConflictError: the task has finished.
+        """
+        return await self._tasks.send_event(session_id, task_id, event)
+
+    async def cancel(
+        self, session_id: str, task_id: str, reason: str = "cancelled by a client"
+    ) -> CancelOutcome:
+        """End the task unless it has finished. Raises NotFoundError."""
+        return await self._tasks.cancel(session_id, task_id, reason)
+
+    async def list_tasks(self, session_id: str | None = None) -> list[TaskDefinition]:
+        """Definitions, oldest first. Raises NotFoundError: no such session."""
+        return await self._tasks.definitions(session_id)
+
+    async def current_task(self, session_id: str) -> TaskDefinition | None:
+        """The session's newest task. Raises NotFoundError: no such session."""
+        return await self._tasks.current(session_id)
+
+    # -- sessions ------------------------------------------------------------------------------
+    async def create_session(self, session_id: str | None = None) -> str:
+        """Returns the id. Raises ConflictError where it exists."""
+        return await self._sessions.create(session_id)
+
+    async def get_session(self, session_id: str) -> SessionDefinition:
+        """Raises NotFoundError."""
+        return await self._sessions.get(session_id)
+
+    async def list_sessions(self) -> list[SessionDefinition]:
+        """All sessions with their task ids and state."""
+        return await self._sessions.all()
+
+    async def delete_session(self, session_id: str) -> None:
+        """Forget it with its tasks, cancelling what is unfinished. Idempotent."""
+        await self._sessions.delete(session_id)
+
+    def delete_session_soon(self, session_id: str) -> None:
+        """The same behind a reply; listing sessions waits for it."""
+        self._sessions.delete_soon(session_id)
+
+    async def session_state(self, session_id: str) -> dict[str, Any]:
+        """Raises NotFoundError."""
+        return await self._sessions.state(session_id)
+
+    async def merge_session_state(self, session_id: str, patch: dict[str, Any]) -> None:
+        """Shallow merge. Raises NotFoundError."""
+        await self._sessions.merge_state(session_id, patch)
+
+    # -- services ------------------------------------------------------------------------------
+    def declare_service(self, service: ServiceDefinition) -> None:
+        """The deployment has this service, with these options, before any worker registers it."""
+        self._services.declare(service)
+
+    def withdraw_service(self, name: str) -> None:
+        """Undo :meth:`declare_service`. Idempotent."""
+        self._services.withdraw(name)
+
+    async def register_service(self, service: ServiceDefinition) -> ControlPlaneConfig:
+        """Keep the definition; the reply is what 0.8.1's services expect."""
+        await self._services.register(service)
+        return self.config
+
+    async def deregister_service(self, name: str) -> None:
+        """Idempotent. A declared service stays declared."""
+        await self._services.deregister(name)
+
+    async def get_service(self, name: str) -> ServiceDefinition:
+        """Raises NotFoundError."""
+        return await self._services.get(name)
+
+    async def list_services(self) -> dict[str, ServiceDefinition]:
+        """Registered and declared services by name."""
+        return await self._services.all()
+
+    async def choose_service(self, name: str | None) -> str:
+        """A known service: ``name``, or the default one.
+
+        Raises:
+            ConfigurationError: neither is set.
+            NotFoundError: the deployment has no such service.
+        """
+        return await self._services.choose_known(name)
+
+    # -- dead letters --------------------------------------------------------------------------
+    async def dead_letters(self) -> list[DeadLetter]:
+        """Work that was given up."""
+        return await self.store.list_dead_letters()
+
+    async def retry_dead_letter(self, letter_id: int) -> None:
+        """Queue the letter's task again. Raises NotFoundError."""
+        await self._outbox.publish(await self.store.retry_dead_letter(letter_id))
+
+    async def delete_dead_letter(self, letter_id: int) -> None:
+        """Raises NotFoundError."""
+        if not await self.store.delete_dead_letter(letter_id):
+            raise NotFoundError("Dead letter not found")
+
+    # -- messages ------------------------------------------------------------------------------
+    async def process_message(self, message: QueueMessage) -> None:
+        """Act on a message to the control plane.
+
+        Raises:
+            ConfigurationError: its action or data is not one that a control plane takes.
+            NotFoundError: it is about a session or task that does not exist.
+        """
+        try:
+            await self._process(message)
+        except ValidationError as error:
+            details = "; ".join(
+                f"data.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
+            )
+            raise ConfigurationError(
+                f"message {message.id_} ({message.action}): {details}"
+            ) from None
+
+    async def _process(self, message: QueueMessage) -> None:
+        match message.action:
+            case ActionTypes.NEW_TASK:
+                task = TaskDefinition.model_validate(message.data)
+                await self.create_task(task, session_id=task.session_id)
+            case ActionTypes.COMPLETED_TASK:
+                await self.complete(TaskResult.model_validate(message.data))
+            case ActionTypes.TASK_STREAM:
+                await self._append(TaskStream.model_validate(message.data))
+            case ActionTypes.ROUTE_TASK:
+                await self._route(message)
+            case _:
+                raise ConfigurationError(
+                    f"action: a control plane takes new_task, completed_task and task_stream, "
+                    f"not {message.action}"
+                )
+
+    async def complete(self, result: TaskResult) -> None:
+        """End a task (or its stage) with the result of a service that holds no lease.
+
+        Raises:
+            NotFoundError: no such task.
+        """
+        if await self.store.get_task(result.task_id) is None:
+            raise NotFoundError(f"task {result.task_id} is unknown or was forgotten")
+        finished = await self.store.complete(result.task_id, result.result, result.data)
+        await self._outbox.publish(finished.publish)
+
+    async def _append(self, event: TaskStream) -> None:
+        data = json.dumps(event.data)
+        await self.store.append_foreign_event(
+            event.task_id, NewEvent(index=event.index, type="", data=data)
+        )
+
+    async def _route(self, message: QueueMessage) -> None:
+        task_id = message.data.get("task_id")
+        if not isinstance(task_id, str):
+            raise ConfigurationError("data.task_id: a route message names its task")
+        if self._router is None:
+            raise ConfigurationError(
+                f"task {task_id} was created under a custom orchestrator, and this control plane "
+                "runs without one: start it with that orchestrator"
+            )
+        await self._router.route(task_id)
+
+    # -- workers -------------------------------------------------------------------------------
+    async def execute(self, op: str, request: Any) -> Any:
+        """One operation of a worker (see ``worker/operations.py``); rows it made are published."""
+        reply = await invoke(self.store, op, request)
+        if isinstance(reply, Finished) and reply.publish:
+            await self._outbox.publish(reply.publish)
+            reply = Finished(accepted=reply.accepted)
+        if isinstance(request, Completion) and request.state is TaskState.SUCCEEDED:
+            for session_id in self._calls.take_sessions(request.key.task_id):
+                self._sessions.delete_soon(session_id)
+        return reply
+
+    async def worker_lost(self, worker_id: str) -> None:
+        """A worker's process has died: what it ran goes to another one now."""
+        lost = await self.store.expire_worker(worker_id)
+        if lost:
+            log.warning("worker %s died with %d runs", worker_id, lost)
+        self._repair.wake()
+
+    async def call_service(
+        self,
+        parent: ExecutionKey,
+        call_key: str,
+        service: str,
+        arguments: dict[str, Any],
+        *,
+        share_session: bool = False,
+    ) -> str:
+        """Run ``service`` for the attempt ``parent`` and return the child task's id.
+
+        The id derives from the parent and ``call_key``: a second attempt finds the child. Each
+        call has a session of its own, as in 0.8.1; with ``share_session`` it is the parent's, and
+        a call into the (session, service) of a caller then runs on a copy of the context.
+
+        Raises:
+            ConflictError: ``parent`` is not the current attempt.
+            NotFoundError: no such service.
+            ServiceCallError: too many calls within calls.
+        """
+        return await self._calls.call(
+            parent, call_key, service, arguments, share_session=share_session
+        )
+
+    async def _service_topics(self) -> list[str]:
+        return [topic_name(self.namespace, name) for name in self._services.known()]

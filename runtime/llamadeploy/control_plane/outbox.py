@@ -1,0 +1,126 @@
+"""Publishing of outbox rows and nudges. A row that could not be published stays in the store."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from llamadeploy.exceptions import QueueError, StoreError
+from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.messages import ActionTypes, QueueMessage, inbox_topic, topic_name
+from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.records import OutboxRow
+from llamadeploy.types import CONTROL_PLANE_NAME
+
+log = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 0.02
+"""For how long published rows are collected before one call deletes them. When the process dies in
+between they are published once more, under the same message id."""
+
+
+class Outbox:
+    """Publishes for one control plane.
+
+    Args:
+        wake: called when a row could not be published, so that the repair loop looks again.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        queue: MessageQueue,
+        *,
+        namespace: str,
+        publisher_id: str,
+        wake: Callable[[], None],
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._namespace = namespace
+        self._publisher_id = publisher_id
+        self._wake = wake
+        self._published: list[int] = []
+        self._flushing: asyncio.Task[None] | None = None
+
+    async def publish(self, rows: Sequence[OutboxRow]) -> int:
+        """Publish what the queue takes, and return how many rows that were."""
+        sent = 0
+        for row in rows:
+            try:
+                await self._queue.publish(self._topic(row), self._message(row))
+            except QueueError as error:
+                log.warning("message %s stays in the outbox: %s", row.message_id, error)
+                self._wake()
+                continue
+            sent += 1
+            self._published.append(row.row_id)
+        if self._published and self._flushing is None:
+            self._flushing = asyncio.create_task(self._flush_later())
+        return sent
+
+    async def nudge(
+        self, action: ActionTypes, targets: Iterable[tuple[str, str]], seq: int = 0
+    ) -> None:
+        """Tell workers (pairs of task id and worker id) to look at the store.
+
+        A lost nudge is noticed at the next renewal of the lease.
+        """
+        for task_id, worker_id in targets:
+            message = QueueMessage(
+                publisher_id=self._publisher_id,
+                action=action,
+                type=worker_id,
+                data={"task_id": task_id, "seq": seq},
+            )
+            try:
+                await self._queue.publish(inbox_topic(self._namespace, worker_id), message)
+            except QueueError as error:
+                log.info("nudge of worker %s was lost: %s", worker_id, error)
+
+    async def aclose(self) -> None:
+        """Delete the rows that were published."""
+        if self._flushing is not None:
+            self._flushing.cancel()
+            await asyncio.gather(self._flushing, return_exceptions=True)
+        await self._flush()
+
+    async def _flush_later(self) -> None:
+        await asyncio.sleep(FLUSH_SECONDS)
+        self._flushing = None
+        await self._flush()
+
+    async def _flush(self) -> None:
+        rows, self._published = self._published, []
+        if not rows:
+            return
+        try:
+            await self._store.outbox_done(rows)
+        except StoreError as error:
+            log.warning("%d published messages will be published again: %s", len(rows), error)
+
+    def _topic(self, row: OutboxRow) -> str:
+        route = row.kind == "route"
+        return topic_name(self._namespace, CONTROL_PLANE_NAME if route else row.service)
+
+    def _message(self, row: OutboxRow) -> QueueMessage:
+        data: dict[str, Any] = {"task_id": row.task_id, "session_id": row.session_id}
+        if row.kind == "route":
+            action, destination = ActionTypes.ROUTE_TASK, CONTROL_PLANE_NAME
+        else:
+            action, destination = ActionTypes.NEW_TASK, row.service
+            data |= {
+                "service_id": row.service,
+                "input": row.input or "",
+                "input_ref": row.input is None,
+                "ancestors": list(row.ancestors),
+            }
+        return QueueMessage(
+            id_=row.message_id,
+            publisher_id=self._publisher_id,
+            data=data,
+            action=action,
+            type=destination,
+        )

@@ -1,0 +1,119 @@
+"""The loops that put things right. Nothing on a task's way waits for them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Awaitable, Callable
+
+from llamadeploy.control_plane.outbox import Outbox
+from llamadeploy.exceptions import LlamaDeployError
+from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.records import Repaired, RepairPolicy
+
+log = logging.getLogger(__name__)
+
+RESEND_SECONDS = 3.0
+"""When a task that was not started is published again, where the queue may have lost it."""
+
+BACKLOG_RESEND_SECONDS = 30.0
+"""The same while services have a backlog: most of what was not started simply waits its turn."""
+
+MAX_IDLE_SECONDS = 1.0
+"""How long the loop sleeps at most: what becomes due is due seconds later (leases, time-outs)."""
+
+MIN_PAUSE_SECONDS = 0.25
+"""Pause after a round that found nothing although something seemed due."""
+
+SWEEP_SECONDS = 30.0
+"""How often finished tasks are checked against the retention."""
+
+SWEEP_TASKS = 500
+"""Tasks forgotten per call, so that no transaction holds others up."""
+
+
+class RepairLoop:
+    """Publishes due outbox rows, takes back lost leases, ends what is out of retries or time.
+
+    Args:
+        topics: the topics of the services, to see whether there is a backlog.
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        queue: MessageQueue,
+        outbox: Callable[[], Outbox],
+        topics: Callable[[], Awaitable[list[str]]],
+    ) -> None:
+        self._store = store
+        self._queue = queue
+        self._outbox = outbox
+        self._topics = topics
+        self._wake = asyncio.Event()
+        self._barren = False
+
+    def wake(self) -> None:
+        """Something may be due now."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Repair until cancelled; a store or queue that is away is tried again."""
+        while True:
+            pause = MAX_IDLE_SECONDS
+            try:
+                pause = await self._pause()
+                if pause <= 0:
+                    await self.step()
+                    continue
+            except LlamaDeployError as error:
+                log.warning("repair is put off: %s", error)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._wake.wait(), pause)
+                self._barren = False
+            self._wake.clear()
+
+    async def step(self) -> Repaired:
+        """One round; what it found is published."""
+        repaired = await self._store.repair(
+            RepairPolicy(resend_unstarted_after=await self._resend())
+        )
+        for task_id in repaired.dead_lettered:
+            log.error("task %s was given up: its workers died", task_id)
+        for task_id in repaired.timed_out:
+            log.warning("task %s ran out of time", task_id)
+        if repaired.lost_leases:
+            log.warning("%d runs were lost by their workers", repaired.lost_leases)
+        sent = await self._outbox().publish(repaired.publish)
+        self._barren = not (sent or repaired.lost_leases or repaired.dead_lettered)
+        self._barren = self._barren and not repaired.timed_out
+        return repaired
+
+    async def _pause(self) -> float:
+        due = await self._store.next_due()
+        if due is None:
+            return MAX_IDLE_SECONDS
+        least = MIN_PAUSE_SECONDS if self._barren else 0.0
+        self._barren = False
+        return min(max(due - time.time(), least), MAX_IDLE_SECONDS)
+
+    async def _resend(self) -> float | None:
+        for topic in await self._topics():
+            if await self._queue.depth(topic):
+                return None if self._queue.capabilities.durable else BACKLOG_RESEND_SECONDS
+        return RESEND_SECONDS
+
+
+async def sweep_forever(store: StateStore, retention: float) -> None:
+    """Forget tasks that finished more than ``retention`` seconds ago, until cancelled."""
+    pause = min(SWEEP_SECONDS, max(retention / 4, 0.05))
+    while True:
+        more = False
+        try:
+            more = await store.expire(time.time() - retention, limit=SWEEP_TASKS) >= SWEEP_TASKS
+        except LlamaDeployError as error:
+            log.warning("finished tasks are kept a little longer: %s", error)
+        await asyncio.sleep(0 if more else pause)

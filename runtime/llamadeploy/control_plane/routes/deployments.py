@@ -1,0 +1,191 @@
+"""Tasks and sessions of a deployment, as an API server and a control plane serve them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Request, Response
+from fastapi.responses import JSONResponse, StreamingResponse
+
+from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.parsing import body_schema, read_body
+from llamadeploy.control_plane.routes.streaming import StreamFormat, stream_response
+from llamadeploy.control_plane.routes.waiting import (
+    CLIENT_CLOSED_REQUEST,
+    MAX_WAIT_SECONDS,
+    ClientDisconnected,
+    while_connected,
+)
+from llamadeploy.control_plane.validation import InvalidFieldError
+from llamadeploy.exceptions import NotFoundError
+from llamadeploy.state_stores.records import Created
+from llamadeploy.types import (
+    CancelOutcome,
+    EventDefinition,
+    SessionDefinition,
+    TaskDefinition,
+    TaskResult,
+    TaskState,
+    TaskStatus,
+)
+
+Resolve = Callable[[str], ControlPlane]
+SessionQuery = Annotated[str | None, Query()]
+Wait = Annotated[float, Query(ge=0)]
+
+
+def deployments_router(resolve: Resolve) -> APIRouter:
+    """Routes under ``/deployments/{deployment_name}`` about tasks and sessions.
+
+    Args:
+        resolve: the deployment's control plane; raises NotFoundError("Deployment not found").
+    """
+    router = APIRouter(prefix="/deployments/{deployment_name}", tags=["Deployments"])
+    _add_creation(router, resolve)
+    _add_tasks(router, resolve)
+    _add_sessions(router, resolve)
+    return router
+
+
+def _add_creation(router: APIRouter, resolve: Resolve) -> None:
+    # Both routes take the bare request: they are the hot ones, and ids follow rules of their own.
+    @router.post("/tasks/run", response_model=str, openapi_extra=body_schema(TaskDefinition))
+    async def run_task(request: Request) -> Response:
+        """Run a task and return its result's text. Without a session it gets one of its own,
+        which is deleted when the task succeeded."""
+        control_plane = resolve(request.path_params["deployment_name"])
+        task, created = await _create(request, control_plane)
+        try:
+            record = await while_connected(request, control_plane.wait_task(created.task_id, None))
+        except ClientDisconnected:
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+        if record is None:
+            raise NotFoundError("Task not found")
+        own_session = task.session_id is None and "idempotency-key" not in request.headers
+        if own_session and record.state is TaskState.SUCCEEDED:
+            control_plane.delete_session_soon(created.session_id)
+        return JSONResponse(
+            record.result or "",
+            headers={"X-Task-Id": created.task_id, "X-Session-Id": created.session_id},
+        )
+
+    @router.post(
+        "/tasks/create", response_model=TaskDefinition, openapi_extra=body_schema(TaskDefinition)
+    )
+    async def create_task(request: Request) -> Response:
+        """Accept a task and return its definition with the ids it has now."""
+        control_plane = resolve(request.path_params["deployment_name"])
+        task, created = await _create(request, control_plane)
+        return JSONResponse(
+            {
+                "input": task.input,
+                "task_id": created.task_id,
+                "session_id": created.session_id,
+                "service_id": task.service_id,
+            }
+        )
+
+
+async def _create(request: Request, control_plane: ControlPlane) -> tuple[TaskDefinition, Created]:
+    """The task as it was asked for (with its service; its session if it named one), stored."""
+    task = await read_body(request, TaskDefinition)
+    task.service_id = await control_plane.choose_service(task.service_id)
+    task.session_id = request.query_params.get("session_id") or task.session_id or None
+    key = request.headers.get("idempotency-key")
+    if key is not None and not key.strip():
+        raise InvalidFieldError(("header", "Idempotency-Key"), "must not be blank")
+    created = await control_plane.create_task(
+        task, session_id=task.session_id, honour_task_id=False, idempotency_key=key
+    )
+    return task, created
+
+
+def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
+    @router.get("/tasks")
+    async def list_tasks(deployment_name: str) -> list[TaskDefinition]:
+        return await resolve(deployment_name).list_tasks()
+
+    @router.post("/tasks/{task_id}/events")
+    async def send_event(
+        deployment_name: str, task_id: str, event: EventDefinition, session_id: SessionQuery = None
+    ) -> EventDefinition:
+        """Send an event to a task, whether or not it has started."""
+        control_plane = resolve(deployment_name)
+        session = await control_plane.session_of(task_id, session_id)
+        await control_plane.send_event(session, task_id, event)
+        return event
+
+    @router.get("/tasks/{task_id}/events")
+    async def stream_events(
+        request: Request,
+        deployment_name: str,
+        task_id: str,
+        session_id: SessionQuery = None,
+        after: Annotated[int, Query(ge=0)] = 0,
+        format: StreamFormat = StreamFormat.LEGACY,
+    ) -> StreamingResponse:
+        """The task's events from the first (or ``after``) on, one line each, until its end."""
+        control_plane = resolve(deployment_name)
+        await control_plane.session_of(task_id, session_id)
+        return stream_response(request, control_plane, task_id, after=after, style=format)
+
+    @router.get("/tasks/{task_id}/results", response_model=None)
+    async def get_result(
+        request: Request,
+        deployment_name: str,
+        task_id: str,
+        session_id: SessionQuery = None,
+        wait: Wait = 0.0,
+    ) -> TaskResult | Response | None:
+        """The result, or null when there is none within ``wait`` seconds."""
+        control_plane = resolve(deployment_name)
+        session = await control_plane.session_of(task_id, session_id)
+        return await result_reply(request, control_plane, session, task_id, wait)
+
+    @router.get("/tasks/{task_id}")
+    async def get_status(
+        deployment_name: str, task_id: str, session_id: SessionQuery = None
+    ) -> TaskStatus:
+        control_plane = resolve(deployment_name)
+        session = await control_plane.session_of(task_id, session_id)
+        return await control_plane.status(session, task_id)
+
+    @router.post("/tasks/{task_id}/cancel")
+    async def cancel_task(
+        deployment_name: str, task_id: str, session_id: SessionQuery = None
+    ) -> CancelOutcome:
+        """End the task unless it has finished; the reply says which of the two holds."""
+        control_plane = resolve(deployment_name)
+        session = await control_plane.session_of(task_id, session_id)
+        return await control_plane.cancel(session, task_id)
+
+
+def _add_sessions(router: APIRouter, resolve: Resolve) -> None:
+    @router.get("/sessions")
+    async def list_sessions(deployment_name: str) -> list[SessionDefinition]:
+        return await resolve(deployment_name).list_sessions()
+
+    @router.get("/sessions/{session_id}")
+    async def get_session(deployment_name: str, session_id: str) -> SessionDefinition:
+        return await resolve(deployment_name).get_session(session_id)
+
+    @router.post("/sessions/create")
+    async def create_session(deployment_name: str) -> SessionDefinition:
+        return SessionDefinition(session_id=await resolve(deployment_name).create_session())
+
+    @router.post("/sessions/delete")
+    async def delete_session(deployment_name: str, session_id: str) -> None:
+        """Idempotent; what is unfinished in the session is cancelled."""
+        await resolve(deployment_name).delete_session(session_id)
+
+
+async def result_reply(
+    request: Request, control_plane: ControlPlane, session_id: str, task_id: str, wait: float
+) -> TaskResult | Response | None:
+    """The task's result within ``wait`` seconds, given up when the client goes away."""
+    wait = min(wait, MAX_WAIT_SECONDS)
+    try:
+        return await while_connected(request, control_plane.result(session_id, task_id, wait))
+    except ClientDisconnected:
+        return Response(status_code=CLIENT_CLOSED_REQUEST)

@@ -1,0 +1,76 @@
+"""What a control plane tells of itself, and messages that are posted to it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from fastapi import APIRouter
+
+from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.exceptions import NotFoundError
+from llamadeploy.messages import QueueMessage
+from llamadeploy.types import DeploymentDefinition, Status, StatusEnum
+
+
+def home_router(control_plane: ControlPlane, queue_config: Mapping[str, Any]) -> APIRouter:
+    """``/``, ``/queue_config`` and ``/process_message``.
+
+    Args:
+        queue_config: the queue's public settings by the name of their class; no credentials.
+    """
+    router = APIRouter(tags=["Control Plane"])
+
+    @router.get("/")
+    async def home() -> dict[str, str]:
+        config = control_plane.config
+        return {
+            "running": str(config.running),
+            "step_interval": str(config.step_interval),
+            "services_store_key": config.services_store_key,
+            "tasks_store_key": config.tasks_store_key,
+            "session_store_key": config.session_store_key,
+        }
+
+    @router.get("/queue_config", tags=["Message Queue"])
+    async def get_queue_config() -> dict[str, Any]:
+        return dict(queue_config)
+
+    @router.post("/process_message")
+    async def process_message(message: QueueMessage) -> None:
+        await control_plane.process_message(message)
+
+    return router
+
+
+def status_router(control_plane: ControlPlane) -> APIRouter:
+    """What an API server tells, for this one deployment, so that its clients work here too."""
+    router = APIRouter(tags=["Status"])
+
+    @router.get("/status/")
+    async def status() -> Status:
+        problems = await control_plane.problems()
+        return Status(
+            status=StatusEnum.UNHEALTHY if problems else StatusEnum.HEALTHY,
+            status_message="; ".join(problems),
+            max_deployments=1,
+            deployments=[control_plane.name],
+        )
+
+    @router.get("/deployments/")
+    async def list_deployments() -> list[DeploymentDefinition]:
+        return [DeploymentDefinition(name=control_plane.name)]
+
+    @router.get("/deployments/{deployment_name}")
+    async def get_deployment(deployment_name: str) -> DeploymentDefinition:
+        resolve_one(control_plane, deployment_name)
+        return DeploymentDefinition(name=deployment_name)
+
+    return router
+
+
+def resolve_one(control_plane: ControlPlane, name: str) -> ControlPlane:
+    """The control plane if it is that deployment's. Raises NotFoundError."""
+    if name != control_plane.name:
+        raise NotFoundError("Deployment not found")
+    return control_plane

@@ -1,0 +1,70 @@
+"""Bounded request bodies."""
+
+from __future__ import annotations
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+MAX_BODY_BYTES = 32 * 1024 * 1024
+"""Of a client's request: task inputs, events and state are JSON texts that a worker holds in memory."""
+
+MAX_INTERNAL_BODY_BYTES = 256 * 1024 * 1024
+"""Of a worker's request: a batch with several contexts."""
+
+
+class BodyTooLarge(Exception):
+    """The body went over the limit while it was read."""
+
+
+class BodyLimitMiddleware:
+    """Answers 413 to bodies above the limit, declared or not."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        limit: int = MAX_BODY_BYTES,
+        internal_limit: int = MAX_INTERNAL_BODY_BYTES,
+    ) -> None:
+        self._app = app
+        self._limit = limit
+        self._internal_limit = internal_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        internal = scope["path"].startswith("/internal/")
+        limit = self._internal_limit if internal else self._limit
+        declared = Headers(scope=scope).get("content-length")
+        if declared is not None:
+            # httptools has checked that it is a number, and reads no further than that.
+            if int(declared) > limit:
+                await _refuse(limit, scope, receive, send)
+                return
+            await self._app(scope, receive, send)
+            return
+        try:
+            await self._app(scope, _counted(receive, limit), send)
+        except BodyTooLarge:
+            await _refuse(limit, scope, receive, send)
+
+
+def _counted(receive: Receive, limit: int) -> Receive:
+    size = 0
+
+    async def counted() -> Message:
+        nonlocal size
+        message = await receive()
+        size += len(message.get("body", b""))
+        if size > limit:
+            raise BodyTooLarge
+        return message
+
+    return counted
+
+
+async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
+    detail = f"The request body is too large: at most {limit} bytes are accepted"
+    response = JSONResponse({"detail": detail}, status_code=413, headers={"Connection": "close"})
+    await response(scope, receive, send)

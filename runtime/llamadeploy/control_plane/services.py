@@ -1,0 +1,94 @@
+"""The services of a deployment: declared by its specification, or registered by themselves."""
+
+from __future__ import annotations
+
+from llamadeploy.exceptions import ConfigurationError, NotFoundError
+from llamadeploy.state_stores.base import StateStore
+from llamadeploy.types import ServiceDefinition, ServiceOptions
+
+NO_SERVICE = "Service is None and deployment has no default service"
+
+
+class Services:
+    """Knows services without asking the store for each task."""
+
+    def __init__(self, store: StateStore, *, deployment: str, default: str | None) -> None:
+        self._store = store
+        self._deployment = deployment
+        self._default = default
+        self._declared: dict[str, ServiceDefinition] = {}
+        self._registered: dict[str, ServiceDefinition] = {}
+
+    async def refresh(self) -> None:
+        """Read the registered services, which another control plane may have changed."""
+        self._registered = await self._store.list_services()
+
+    def declare(self, service: ServiceDefinition) -> None:
+        """The deployment has this service, whether it is up or not."""
+        self._declared[service.service_name] = service
+
+    def withdraw(self, name: str) -> None:
+        """The deployment does not have this service any more. Idempotent."""
+        self._declared.pop(name, None)
+
+    async def register(self, service: ServiceDefinition) -> None:
+        await self._store.put_service(service)
+        self._registered[service.service_name] = service
+
+    async def deregister(self, name: str) -> None:
+        await self._store.delete_service(name)
+        self._registered.pop(name, None)
+
+    async def get(self, name: str) -> ServiceDefinition:
+        """Raises NotFoundError where it is neither registered nor declared."""
+        found = self._registered.get(name) or await self._store.get_service(name)
+        found = found or self._declared.get(name)
+        if found is None:
+            raise NotFoundError("Service not found")
+        return found
+
+    async def all(self) -> dict[str, ServiceDefinition]:
+        await self.refresh()
+        return {**self._declared, **self._registered}
+
+    def known(self) -> set[str]:
+        """Names, as far as this process has seen them."""
+        return {*self._declared, *self._registered}
+
+    def choose(self, name: str | None) -> str:
+        """The service a task goes to: ``name``, or the default.
+
+        Raises:
+            ConfigurationError: neither is set.
+        """
+        chosen = name or self._default
+        if chosen is None:
+            raise ConfigurationError(NO_SERVICE)
+        return chosen
+
+    async def choose_known(self, name: str | None) -> str:
+        """Like :meth:`choose`, for a service that exists.
+
+        Raises:
+            NotFoundError: no such service in this deployment.
+        """
+        chosen = self.choose(name)
+        if chosen in self._declared or chosen in self._registered:
+            return chosen
+        found = await self._store.get_service(chosen)
+        if found is None:
+            raise NotFoundError(f"Service '{chosen}' not found in deployment '{self._deployment}'")
+        self._registered[chosen] = found
+        return chosen
+
+    def options(self, name: str) -> ServiceOptions:
+        """How its tasks are treated: what it registered, else what was declared, else defaults."""
+        registered, declared = self._registered.get(name), self._declared.get(name)
+        if registered is not None and (
+            declared is None or "options" in registered.model_fields_set
+        ):
+            return registered.options
+        return declared.options if declared is not None else _DEFAULTS
+
+
+_DEFAULTS = ServiceOptions()

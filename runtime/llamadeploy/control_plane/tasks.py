@@ -1,0 +1,275 @@
+"""Creating tasks, waiting for their results, sending them events, cancelling them."""
+
+from __future__ import annotations
+
+import time
+
+from llamadeploy.control_plane.outbox import Outbox
+from llamadeploy.control_plane.router import Router
+from llamadeploy.control_plane.services import Services
+from llamadeploy.control_plane.sessions import NO_SESSION, Sessions
+from llamadeploy.control_plane.validation import (
+    body_hash,
+    check_arguments,
+    check_event,
+    check_id,
+    derived_id,
+)
+from llamadeploy.exceptions import ConfigurationError, ConflictError, NotFoundError
+from llamadeploy.messages import ActionTypes
+from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.records import Created, NewTask, TaskRecord
+from llamadeploy.types import (
+    CancelOutcome,
+    EventDefinition,
+    SessionPolicy,
+    TaskDefinition,
+    TaskResult,
+    TaskState,
+    TaskStatus,
+    generate_id,
+)
+
+NO_TASK = "Task not found"
+
+_FOLLOW_SECONDS = 30.0
+"""A waiter looks at the store this often even if nothing woke it (another replica's repair)."""
+
+
+class Tasks:
+    """Use cases about tasks.
+
+    Args:
+        router: decides where tasks go; ``None`` for the simple rule (the named service).
+    """
+
+    def __init__(
+        self,
+        store: StateStore,
+        outbox: Outbox,
+        services: Services,
+        sessions: Sessions,
+        router: Router | None,
+    ) -> None:
+        self._store = store
+        self._outbox = outbox
+        self._services = services
+        self._sessions = sessions
+        self._router = router
+
+    async def create(
+        self,
+        task: TaskDefinition,
+        *,
+        session_id: str | None,
+        new_session: bool = False,
+        honour_task_id: bool = True,
+        idempotency_key: str | None = None,
+    ) -> Created:
+        """See :meth:`ControlPlane.create_task`."""
+        if session_id and task.session_id and task.session_id != session_id:
+            raise ConfigurationError(
+                f"Wrong task definition: task.session_id is {task.session_id} "
+                f"but should be {session_id}"
+            )
+        task_id = _task_id(task, honour_task_id, idempotency_key)
+        new_session = new_session or session_id is None
+        given_session = session_id
+        if session_id is None:
+            session_id = derived_id("session", task_id) if idempotency_key else generate_id()
+        check_id(session_id, "session_id")
+        new = NewTask(
+            task_id=task_id,
+            session_id=session_id,
+            service="",
+            input=task.input,
+            body_hash=body_hash(task.input, task.service_id or "", given_session or ""),
+            new_session=new_session,
+        )
+        created = await self._insert(new, task)
+        await self._outbox.publish(created.publish)
+        return created
+
+    async def _insert(self, new: NewTask, task: TaskDefinition) -> Created:
+        if self._router is None:
+            check_arguments(task.input, "body", "input")
+            service = self._services.choose(task.service_id)
+            return await self._store.create_task(self._with_options(new, service, task.input))
+        known = await self._store.get_session(new.session_id)
+        if known is None:
+            if not new.new_session:
+                raise NotFoundError(NO_SESSION)
+            await self._store.create_session(new.session_id)
+        definition = task.model_copy(update={"task_id": new.task_id, "session_id": new.session_id})
+        state = known.state if known is not None else {}
+        service, text, changes = await self._router.first(definition, state)
+        if changes:
+            await self._store.merge_session_state(new.session_id, changes)
+        return await self._store.create_task(self._with_options(new, service, text))
+
+    def _with_options(self, new: NewTask, service: str, text: str) -> NewTask:
+        options = self._services.options(service)
+        return NewTask(
+            task_id=new.task_id,
+            session_id=new.session_id,
+            service=service,
+            input=text,
+            body_hash=new.body_hash,
+            new_session=new.new_session and self._router is None,
+            policy=options.session_policy,
+            max_retries=options.max_retries,
+            retry_on_error=options.retry_on_error,
+            queue_timeout=options.queue_timeout,
+            wait_timeout=options.wait_timeout,
+            orchestrated=self._router is not None,
+            detached_context=options.session_policy is SessionPolicy.PARALLEL,
+        )
+
+    async def wait(self, task_id: str, timeout: float | None) -> TaskRecord | None:
+        """The finished task; ``None`` after ``timeout`` seconds, or when it is or was forgotten.
+
+        Raises:
+            NotFoundError: no such task.
+        """
+        deadline = None if timeout is None else time.monotonic() + timeout
+        with self._store.follow(task_id) as follower:
+            while True:
+                record = await self._store.get_task(task_id)
+                if record is None:
+                    raise NotFoundError(NO_TASK)
+                if record.state.terminal:
+                    return record
+                left = _FOLLOW_SECONDS
+                if deadline is not None:
+                    left = min(left, deadline - time.monotonic())
+                if left <= 0:
+                    return None
+                await follower.changed(left)
+
+    async def get(self, session_id: str, task_id: str) -> TaskRecord:
+        """Raises NotFoundError: no such session, or no such task in it."""
+        record = await self._store.get_task(task_id)
+        if record is None or record.session_id != session_id:
+            if await self._store.get_session(session_id) is None:
+                raise NotFoundError(NO_SESSION)
+            raise NotFoundError(NO_TASK)
+        return record
+
+    async def session_of(self, task_id: str, session_id: str | None) -> str:
+        """The session of a task; where one is named it must be that one.
+
+        Raises:
+            NotFoundError: no such session, or no such task in it.
+        """
+        if session_id is not None:
+            return (await self.get(session_id, task_id)).session_id
+        record = await self._store.get_task(task_id)
+        if record is None:
+            raise NotFoundError(NO_TASK)
+        return record.session_id
+
+    async def definitions(self, session_id: str | None = None) -> list[TaskDefinition]:
+        """Oldest first.
+
+        Raises:
+            NotFoundError: no such session.
+        """
+        await self._sessions.settled()
+        return await self._store.list_tasks(session_id)
+
+    async def current(self, session_id: str) -> TaskDefinition | None:
+        """The session's newest task.
+
+        Raises:
+            NotFoundError: no such session.
+        """
+        session = await self._sessions.get(session_id)
+        task_id = session.current_task_id
+        record = await self._store.get_task(task_id) if task_id else None
+        if record is None:
+            return None
+        return TaskDefinition(
+            task_id=record.task_id,
+            session_id=session_id,
+            service_id=record.service,
+            input=await self._store.get_input(record.task_id) or "",
+        )
+
+    async def send_event(self, session_id: str, task_id: str, event: EventDefinition) -> int:
+        """Accept an event for a task and return its number.
+
+        Raises:
+            NotFoundError: no such session or task.
+            ConflictError: the task has finished and cannot take it any more.
+            InvalidFieldError: the event is not the JSON of an object.
+        """
+        check_event(event.event_obj_str, "body", "event_obj_str")
+        await self.get(session_id, task_id)
+        outcome = await self._store.append_inbound(task_id, event.event_obj_str)
+        if outcome.state.terminal:
+            raise ConflictError(
+                f"task {task_id} has {outcome.state.value} already and takes no more events"
+            )
+        await self._outbox.publish(outcome.publish)
+        if outcome.owner is not None:
+            nudge = ((task_id, outcome.owner),)
+            await self._outbox.nudge(ActionTypes.SEND_EVENT, nudge, outcome.seq)
+        return outcome.seq
+
+    async def cancel(self, session_id: str, task_id: str, reason: str) -> CancelOutcome:
+        """End the task unless it has its result already; its calls of other services end too.
+
+        Raises:
+            NotFoundError: no such session or task.
+        """
+        await self.get(session_id, task_id)
+        cancelled = await self._store.cancel(task_id, reason)
+        await self._outbox.publish(cancelled.publish)
+        await self._outbox.nudge(ActionTypes.CANCEL_TASK, cancelled.nudge)
+        return CancelOutcome(
+            task_id=task_id,
+            state=cancelled.state,
+            outcome="cancelled" if cancelled.changed else "already_finished",
+        )
+
+
+def result_of(record: TaskRecord) -> TaskResult | None:
+    """The result of a finished task, else ``None``."""
+    if not record.state.terminal:
+        return None
+    return TaskResult(task_id=record.task_id, result=record.result or "", data=record.data)
+
+
+def status_of(record: TaskRecord) -> TaskStatus:
+    """Where the task stands, for people."""
+    return TaskStatus(
+        task_id=record.task_id,
+        session_id=record.session_id,
+        service_id=record.service,
+        state=record.state,
+        attempts=record.attempt,
+        created_at=record.created_at,
+        started_at=record.started_at,
+        finished_at=record.finished_at,
+        event_count=record.event_count,
+        detail=_detail(record),
+    )
+
+
+def _detail(record: TaskRecord) -> str:
+    if record.state is TaskState.WAITING:
+        return "waits for an event; no worker is held"
+    if record.state is TaskState.RUNNING:
+        return f"runs on {record.owner}" if record.owner else ""
+    if record.state is TaskState.FAILED:
+        return record.result or ""
+    return ""
+
+
+def _task_id(task: TaskDefinition, honoured: bool, idempotency_key: str | None) -> str:
+    if idempotency_key is not None:
+        return derived_id("idempotency-key", idempotency_key)
+    if honoured:
+        check_id(task.task_id, "body", "task_id")
+        return task.task_id
+    return generate_id()
