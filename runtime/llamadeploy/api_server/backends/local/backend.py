@@ -1,4 +1,4 @@
-"""The backend of a laptop: deployments in this process, their services in processes of their own."""
+"""The backend of a laptop: deployments in this process, service replicas in their own."""
 
 from __future__ import annotations
 
@@ -26,6 +26,7 @@ from llamadeploy.exceptions import (
     DeploymentError,
     LlamaDeployError,
     NotFoundError,
+    StoreUnavailableError,
 )
 from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.spec.laptop import unsupported_on_laptop
@@ -60,6 +61,7 @@ class LocalBackend:
         self._deployments: dict[str, LocalDeployment] = {}
         self._busy: dict[str, DeploymentState] = {}
         self._failures: dict[str, _Failure] = {}
+        self._to_restore: set[str] = set()
 
     @classmethod
     async def open(cls, data_dir: Path, options: LocalOptions | None = None) -> Self:
@@ -91,14 +93,17 @@ class LocalBackend:
         One that cannot be brought back (its port is taken, its record is damaged) stays recorded
         and is shown as failed; the others are not kept waiting for it.
         """
-        for name in await asyncio.to_thread(self._data.recorded):
-            if name in besides or name in self._deployments:
-                continue
+        recorded = await asyncio.to_thread(self._data.recorded)
+        names = [each for each in recorded if each not in (*besides, *self._deployments)]
+        self._to_restore.update(names)
+        for name in names:
             try:
                 async with self._reserved(name, DeploymentState.STARTING):
                     await self._restore(name)
             except LlamaDeployError as error:
                 log.error("deployment '%s' was not restored: %s", name, error)
+            finally:
+                self._to_restore.discard(name)
 
     async def delete(self, name: str) -> None:
         """See :meth:`llamadeploy.api_server.backends.base.Backend.delete`."""
@@ -129,9 +134,7 @@ class LocalBackend:
             if name not in self._deployments
         ]
         failed = [
-            DeploymentStatus(
-                name, DeploymentState.FAILED, failure.error, {"failed_at": failure.at}
-            )
+            DeploymentStatus(name, DeploymentState.FAILED, failure.error, {"failed_at": failure.at})
             for name, failure in self._failures.items()
             if name not in self._deployments and name not in self._busy
         ]
@@ -139,7 +142,7 @@ class LocalBackend:
 
     async def problems(self) -> list[str]:
         """Why a deployment cannot take tasks."""
-        found = []
+        found = [f"deployment '{name}' is being brought back" for name in self._to_restore]
         for name, deployment in list(self._deployments.items()):
             found += [f"deployment '{name}': {each}" for each in await deployment.problems()]
         return found
@@ -191,9 +194,11 @@ class LocalBackend:
 
     def _get(self, name: str) -> LocalDeployment:
         deployment = self._deployments.get(name)
-        if deployment is None:
-            raise NotFoundError("Deployment not found")
-        return deployment
+        if deployment is not None:
+            return deployment
+        if name in self._to_restore or name in self._busy:
+            raise StoreUnavailableError(f"deployment '{name}' is starting; try again in a moment")
+        raise NotFoundError("Deployment not found")
 
     @asynccontextmanager
     async def _reserved(self, name: str, state: DeploymentState) -> AsyncIterator[None]:

@@ -202,6 +202,13 @@ class DeploymentFolder:
         """From here on the deployment is restored at every start."""
         _write(self.root / "deployment.json", msgspec.json.encode(record))
 
+    def last_ports(self) -> tuple[int, int]:
+        """Ports of control plane and queue when it last ran; 0 where it never did."""
+        with contextlib.suppress(ConfigurationError):
+            record = self.read_record()
+            return record.control_plane_port, record.queue_port
+        return 0, 0
+
     def read_record(self) -> Record:
         """The record.
 

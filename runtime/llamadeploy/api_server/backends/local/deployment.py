@@ -60,7 +60,11 @@ class LocalDeployment:
 
     @classmethod
     async def create(
-        cls, spec: DeploymentSpec, request: DeployRequest, data: DataDirectory, options: LocalOptions
+        cls,
+        spec: DeploymentSpec,
+        request: DeployRequest,
+        data: DataDirectory,
+        options: LocalOptions,
     ) -> Self:
         """Bring it up; return once every replica is ready and the record is written.
 
@@ -73,14 +77,16 @@ class LocalDeployment:
             if await asyncio.to_thread(folder.create):
                 undo.push_async_callback(asyncio.to_thread, folder.remove)
             generation, services = await _prepare(spec, request, folder, data, undo)
-            deployment = await cls._start_core(spec, folder, options)
+            ports = await asyncio.to_thread(folder.last_ports)
+            deployment = await cls._start_core(spec, folder, options, ports)
             undo.push_async_callback(deployment.stop, 0)
             await deployment._register(spec)
             workers = deployment._make_workers(services, generation)
             deployment._workers, deployment._generation = workers, generation
             await workers.start()
-            await deployment._write_record(request, services)
+            await deployment._write_record(request, services, generation)
             undo.pop_all()
+        await asyncio.to_thread(folder.keep_only, generation)
         return deployment
 
     @classmethod
@@ -112,9 +118,10 @@ class LocalDeployment:
             await deployment._register(spec)
             deployment._generation = generation
             deployment._workers = deployment._make_workers(services, generation)
-            await deployment._write_record(request, services)
+            await deployment._write_record(request, services, generation)
             deployment._workers.keep()
             undo.pop_all()
+        await asyncio.to_thread(folder.keep_only, generation)
         return deployment
 
     @classmethod
@@ -146,16 +153,19 @@ class LocalDeployment:
         async with AsyncExitStack() as undo:
             generation, services = await _prepare(spec, request, self._folder, data, undo)
             workers = self._make_workers(services, generation)
+            # New workers register themselves, with options that must not outlive their failure.
+            undo.push_async_callback(self._register, self.spec)
             await workers.start()
             undo.push_async_callback(workers.stop, 0)
             await self._register(spec)
+            await self._write_record(request, services, generation)
             undo.pop_all()
         old_workers, old_spec = self._workers, self.spec
         self._workers, self._generation, self.spec = workers, generation, spec
         self._reloaded_at = time.time()
-        await self._write_record(request, services)
         await old_workers.stop(self._options.drain_seconds)
         for name in old_spec.services.keys() - spec.services.keys():
+            self.control_plane.withdraw_service(name)
             await self.control_plane.deregister_service(name)
         await asyncio.to_thread(self._folder.keep_only, generation)
 
@@ -218,27 +228,28 @@ class LocalDeployment:
         )
 
     async def _register(self, spec: DeploymentSpec) -> None:
+        """Make the services known before their workers are: a task that comes meanwhile waits."""
         for service in spec.services.values():
-            await self.control_plane.register_service(
-                ServiceDefinition(
-                    service_name=service.name,
-                    description=service.description or "",
-                    host=service.host,
-                    port=service.port,
-                    options=service.options,
-                )
+            definition = ServiceDefinition(
+                service_name=service.name,
+                description=service.description or "",
+                host=service.host,
+                port=service.port,
+                options=service.options,
             )
+            self.control_plane.declare_service(definition)
+            await self.control_plane.register_service(definition)
         self.control_plane.default_service = spec.default_service
 
     async def _write_record(
-        self, request: DeployRequest, services: dict[str, PreparedService]
+        self, request: DeployRequest, services: dict[str, PreparedService], generation: int
     ) -> None:
-        root = self._folder.generation(self._generation)
+        root = self._folder.generation(generation)
         record = Record(
             text=request.text,
             base_path=str(request.base_path.absolute()),
             file=request.file,
-            generation=self._generation,
+            generation=generation,
             services={name: service.record(root) for name, service in services.items()},
             control_plane_port=self._core.http.port,
             queue_port=self._core.queue.port,

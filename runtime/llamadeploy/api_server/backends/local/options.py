@@ -22,7 +22,7 @@ class LocalOptions:
     token: str | None = field(default=None, repr=False)
     ready_seconds: float = 120.0
     drain_seconds: float = 10.0
-    backoff: Backoff = Backoff()
+    backoff: Backoff = field(default_factory=Backoff)
     insecure_no_token: bool = False
     log_format: LogFormat = "text"
     log_level: str = "INFO"

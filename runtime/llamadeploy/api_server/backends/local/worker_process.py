@@ -194,8 +194,8 @@ class WorkerProcess:
             os.killpg(self.pid, signal.SIGKILL)
 
     async def _read_output(self) -> None:
-        assert self._process.stdout is not None
-        while data := await self._process.stdout.read(65536):
+        stdout = self._process.stdout
+        while stdout is not None and (data := await stdout.read(65536)):
             self._output.feed(data)
         self._output.close()
 

@@ -1,0 +1,85 @@
+"""``llamadeploy``: every process of a deployment by its name."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+
+import click
+
+from llamadeploy._version import __version__
+
+_ENTRY_POINTS = {
+    "api-server": ("llamadeploy.api_server.command", "Serve deployments on this machine."),
+    "control-plane": (
+        "llamadeploy.control_plane.process",
+        "Serve one deployment's API, and its queue where that is 'simple'.",
+    ),
+    "worker": ("llamadeploy.worker.process", "Run one replica of one service."),
+}
+"""Name -> module with ``main()``, and its line in the help. Imported when used: a worker must not
+load the API server, nor a --help everything."""
+
+_ORCHESTRATOR = """\
+The orchestrator runs inside the control plane where the message queue is 'simple' or the state
+store is 'memory' or 'sqlite', which are all that this release has: start
+`llamadeploy control-plane` (or `llamadeploy api-server`) instead.
+"""
+
+
+class _Processes(click.Group):
+    """Imports the chosen process only; its own ``main`` parses the rest of the line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [*_ENTRY_POINTS, "orchestrator"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name == "orchestrator":
+            return _orchestrator
+        if cmd_name not in _ENTRY_POINTS:
+            return None
+        return _forward(cmd_name, *_ENTRY_POINTS[cmd_name])
+
+
+def _forward(name: str, module: str, summary: str) -> click.Command:
+    """A command that hands everything after its name, ``--help`` included, to ``module.main``."""
+
+    @click.command(
+        name,
+        help=summary,
+        short_help=summary,
+        add_help_option=False,
+        context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+    )
+    @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+    def command(arguments: tuple[str, ...]) -> None:
+        sys.argv = [f"llamadeploy {name}", *arguments]
+        sys.exit(importlib.import_module(module).main())
+
+    return command
+
+
+@click.command("orchestrator", short_help="Runs inside the control plane in this release.")
+def _orchestrator() -> None:
+    """Says where the orchestrator runs."""
+    click.echo(_ORCHESTRATOR, err=True)
+    sys.exit(2)
+
+
+@click.command(
+    cls=_Processes,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="To deploy and to run tasks use `llamactl`; `llamactl serve FILE` starts quickest.",
+)
+@click.version_option(__version__, prog_name="llamadeploy")
+def main() -> None:
+    """Run one process of a LlamaDeploy deployment.
+
+    On a laptop `api-server` is the only one to start yourself: it runs the control plane, the
+    message queue and a worker process for every replica. In a cluster the operator starts the
+    others; they read LLAMADEPLOY_* from their environment.
+    """
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,42 @@
+"""The API server's application: routes over one backend, behind one token."""
+
+from __future__ import annotations
+
+from fastapi import Depends, FastAPI, Request
+
+from llamadeploy._version import __version__
+from llamadeploy.api_server.backends.base import Backend
+from llamadeploy.api_server.body_limit import BodyLimit
+from llamadeploy.api_server.routes.deployments import admin_router
+from llamadeploy.api_server.routes.status import status_router
+from llamadeploy.api_server.routes.ui import ui_router
+from llamadeploy.control_plane.routes.auth import require_token
+from llamadeploy.control_plane.routes.deployments import deployments_router
+from llamadeploy.control_plane.routes.errors import install_error_handlers
+from llamadeploy.serving import probe_routes
+
+
+def create_app(backend: Backend, *, token: str | None = None) -> FastAPI:
+    """Every row of the API server's wire contract.
+
+    Args:
+        token: what clients must send; ``None``: open. Probes need none.
+    """
+    guard = [Depends(require_token(token))]
+    app = FastAPI(title="LlamaDeploy API server", version=__version__)
+    app.add_middleware(BodyLimit)
+    install_error_handlers(app)
+    app.include_router(probe_routes(backend.problems))
+
+    @app.get("/", dependencies=guard)
+    async def root(request: Request) -> dict[str, str]:
+        return {
+            "swagger_docs": f"{request.base_url}docs",
+            "status": f"{request.base_url}status",
+        }
+
+    app.include_router(status_router(backend), dependencies=guard)
+    app.include_router(admin_router(backend), dependencies=guard)
+    app.include_router(deployments_router(backend.control_plane), dependencies=guard)
+    app.include_router(ui_router(), dependencies=guard)
+    return app
