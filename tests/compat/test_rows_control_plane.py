@@ -169,9 +169,7 @@ def test_a_repeated_task_is_the_same_task(call: Call, url: str, session: str) ->
     assert call("POST", path, new | {"input": '{"message": "other"}'}).status == 409
 
 
-def test_result(
-    call: Call, url: str, session: str, eventually: Callable[..., Any]
-) -> None:
+def test_result(call: Call, url: str, session: str, eventually: Callable[..., Any]) -> None:
     new = task(session, "slow", seconds=1.5)
     call("POST", f"{url}/sessions/{session}/tasks", new)
     path = f"{url}/sessions/{session}/tasks/{new['task_id']}/result"
@@ -204,9 +202,7 @@ def test_result_stream_replays(
         assert reply.lines == [{"count": 0}, {"count": 1}, {"_data": {"note": "dynamic"}}, {}]
 
 
-def test_send_event(
-    call: Call, url: str, session: str, eventually: Callable[..., Any]
-) -> None:
+def test_send_event(call: Call, url: str, session: str, eventually: Callable[..., Any]) -> None:
     new = task(session, "ask")
     call("POST", f"{url}/sessions/{session}/tasks", new)
     path = f"{url}/sessions/{session}/tasks/{new['task_id']}"
