@@ -34,9 +34,16 @@ def fetch_local(source: SourceSpec, holder: Path, context: SourceContext) -> Pat
     The copy keeps the folder's own relative name, so that ``path: src/workflow:attr`` and
     ``path: workflow:attr`` both find it.
     """
-    root = _source_folder(source, context.base_path)
-    destination = holder / _relative_name(source.name or ".", root)
-    _Copier(root, destination, context.excluded).run()
+    try:
+        root = _source_folder(source, context.base_path)
+        destination = holder / _relative_name(source.name or ".", root)
+        _Copier(root, destination, context.excluded).run()
+    except OSError as error:
+        where = error.filename or source.name
+        raise SourceError(
+            f"source: '{where}' cannot be copied: {error.strerror or error}; "
+            "make the source folder readable and free some disk space"
+        ) from error
     return destination
 
 
@@ -82,14 +89,7 @@ class _Copier:
         self._files = 0
 
     def run(self) -> None:
-        try:
-            self._folder(self._root, self._destination)
-        except OSError as error:
-            where = error.filename or self._root
-            raise SourceError(
-                f"source: '{where}' cannot be copied: {error.strerror or error}; "
-                "make the source folder readable and free some disk space"
-            ) from error
+        self._folder(self._root, self._destination)
 
     def _folder(self, folder: Path, destination: Path) -> None:
         destination.mkdir(parents=True)
