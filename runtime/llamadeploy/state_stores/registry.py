@@ -1,0 +1,50 @@
+"""Which adapter a ``state_store_uri`` means."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from importlib import import_module
+
+from llamadeploy.exceptions import ConfigurationError, UnsupportedFeatureError
+from llamadeploy.state_stores.base import StateStore
+
+ADAPTERS: dict[str, str] = {
+    "memory": "llamadeploy.state_stores.sqlite.store:SQLiteStateStore",
+    "sqlite": "llamadeploy.state_stores.sqlite.store:SQLiteStateStore",
+}
+"""Scheme -> ``module:class``; imported when asked for."""
+
+NOT_YET = ("redis", "rediss", "unix", "postgresql", "mongodb+srv")
+"""Schemes that deployment files may name and that have no adapter yet."""
+
+
+async def open_store(uri: str, namespace: str) -> StateStore:
+    """Open the store of one deployment.
+
+    Args:
+        uri: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+        namespace: the deployment; several may share one store and see nothing of each other.
+
+    Raises:
+        ConfigurationError: an unknown scheme, or a URI that its adapter cannot use.
+        UnsupportedFeatureError: a known scheme without an adapter.
+        StoreUnavailableError: the store cannot be reached now.
+    """
+    scheme, separator, _ = uri.partition("://")
+    if separator and scheme in NOT_YET:
+        raise UnsupportedFeatureError(
+            f"state_store_uri: '{scheme}' is not available yet; available: {_known()}"
+        )
+    target = ADAPTERS.get(scheme) if separator else None
+    if target is None:
+        # The URI itself may hold a password, so only its scheme is shown.
+        shown = f"scheme '{scheme}'" if separator else "a URI without a scheme"
+        raise ConfigurationError(f"state_store_uri: {shown} is unknown; available: {_known()}")
+    module, _, name = target.partition(":")
+    opener: Callable[[str, str], Awaitable[StateStore]]
+    opener = getattr(import_module(module), name).open
+    return await opener(uri, namespace)
+
+
+def _known() -> str:
+    return ", ".join(f"{scheme}://" for scheme in sorted(ADAPTERS))

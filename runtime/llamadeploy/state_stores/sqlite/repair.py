@@ -1,0 +1,125 @@
+"""What the timer puts right; everything here is found by an index, none of it by a scan."""
+
+from __future__ import annotations
+
+from llamadeploy.state_stores.records import OutboxRow, Repaired, RepairPolicy
+from llamadeploy.state_stores.sqlite import dispatch, executions
+from llamadeploy.state_stores.sqlite.endings import end, error_data
+from llamadeploy.state_stores.sqlite.rows import TaskRow, find_task, select_tasks
+from llamadeploy.state_stores.sqlite.transaction import Tx
+from llamadeploy.types import TaskState
+
+
+def repair(tx: Tx, policy: RepairPolicy) -> Repaired:
+    """See ``StateStore.repair``."""
+    publish = _lease_due(tx, policy)
+    if policy.resend_unstarted_after is not None:
+        publish += _resend(tx, policy, tx.now - policy.resend_unstarted_after)
+    lost, dead = _take_back(tx, policy, publish)
+    timed_out = _end_waits(tx, policy, publish) + _end_queued(tx, policy, publish)
+    return Repaired(
+        publish=tuple(publish),
+        lost_leases=lost,
+        dead_lettered=tuple(dead),
+        timed_out=tuple(timed_out),
+    )
+
+
+def _lease_due(tx: Tx, policy: RepairPolicy) -> list[OutboxRow]:
+    rows = tx.conn.execute(
+        "SELECT row_id, kind, task_id FROM outbox o JOIN tasks t ON t.id = o.task"
+        " WHERE o.namespace = ? AND due <= ? ORDER BY due LIMIT ?",
+        (tx.namespace, tx.now, policy.limit),
+    ).fetchall()
+    tx.conn.executemany(
+        "UPDATE outbox SET due = ? WHERE row_id = ?",
+        [(tx.now + policy.outbox_lease, row_id) for row_id, _, _ in rows],
+    )
+    leased = []
+    for row_id, kind, task_id in rows:
+        task = find_task(tx, task_id)
+        if task is not None:
+            leased.append(dispatch.outbox_row(tx, row_id, task, kind, task.dispatch))
+    return leased
+
+
+def _resend(tx: Tx, policy: RepairPolicy, before: float) -> list[OutboxRow]:
+    """Publish again, under the same id, what a forgetful queue may have lost."""
+    rows = []
+    for task in select_tasks(
+        tx, "t.state = 'queued' AND t.timer <= ? ORDER BY t.timer LIMIT ?", before, policy.limit
+    ):
+        tx.conn.execute("UPDATE tasks SET timer = ? WHERE id = ?", (tx.now, task.id))
+        pending = tx.conn.execute("SELECT 1 FROM outbox WHERE task = ?", (task.id,)).fetchone()
+        if pending is None:
+            row_id = dispatch.insert_row(tx, task.id, "run")
+            rows.append(dispatch.outbox_row(tx, row_id, task, "run", task.dispatch))
+    return rows
+
+
+def _take_back(tx: Tx, policy: RepairPolicy, publish: list[OutboxRow]) -> tuple[int, list[str]]:
+    """Lost leases: how many, and which tasks ended with it."""
+    lost = select_tasks(
+        tx, "t.state = 'running' AND t.timer <= ? ORDER BY t.timer LIMIT ?", tx.now, policy.limit
+    )
+    for task in lost:
+        publish += executions.lose(tx, task)
+    return len(lost), [task.task_id for task in lost if executions.out_of_retries(task)]
+
+
+def _end_waits(tx: Tx, policy: RepairPolicy, publish: list[OutboxRow]) -> list[str]:
+    """Parked tasks whose time is over: out of ``wait_timeout``, or only of a waiter's own."""
+    ended = []
+    for task in select_tasks(
+        tx, "t.state = 'waiting' AND t.timer <= ? ORDER BY t.timer LIMIT ?", tx.now, policy.limit
+    ):
+        if _waited_out(tx, task):
+            message = f"nobody answered within {task.wait_timeout:g} s (wait-timeout)"
+            publish += _time_out(tx, task, "WaitTimeout", message)
+            ended.append(task.task_id)
+        else:
+            tx.conn.execute("UPDATE tasks SET wait_expired = 1 WHERE id = ?", (task.id,))
+            publish.append(dispatch.requeue(tx, task))
+    return ended
+
+
+def _waited_out(tx: Tx, task: TaskRow) -> bool:
+    if task.wait_timeout is None or task.parked_at is None:
+        return False
+    return task.parked_at + task.wait_timeout <= tx.now
+
+
+def _end_queued(tx: Tx, policy: RepairPolicy, publish: list[OutboxRow]) -> list[str]:
+    """Tasks that nobody started in time."""
+    ended = []
+    for task in select_tasks(
+        tx, "t.queue_deadline <= ? ORDER BY t.queue_deadline LIMIT ?", tx.now, policy.limit
+    ):
+        # An earlier one of this list may have handed the place to this one.
+        message = "no worker started the task within its queue-timeout"
+        current = find_task(tx, task.task_id)
+        if current is not None and current.state == "queued":
+            publish += _time_out(tx, current, "QueueTimeout", message)
+            ended.append(task.task_id)
+    return ended
+
+
+def _time_out(tx: Tx, task: TaskRow, kind: str, message: str) -> tuple[OutboxRow, ...]:
+    data = error_data(TaskState.FAILED, kind, message)
+    return end(tx, task, TaskState.FAILED, message, data)
+
+
+_NEXT_DUE = """
+SELECT MIN(due) FROM outbox WHERE namespace = ?1
+UNION ALL SELECT MIN(timer) FROM tasks WHERE namespace = ?1 AND state = 'running'
+UNION ALL SELECT MIN(timer) FROM tasks WHERE namespace = ?1 AND state = 'waiting'
+UNION ALL SELECT MIN(queue_deadline) FROM tasks
+  WHERE namespace = ?1 AND queue_deadline IS NOT NULL
+UNION ALL SELECT MIN(timer) + ?2 FROM tasks WHERE namespace = ?1 AND state = 'queued'
+"""
+
+
+def next_due(tx: Tx, resend_unstarted_after: float | None) -> float | None:
+    """See ``StateStore.next_due``."""
+    times = tx.conn.execute(_NEXT_DUE, (tx.namespace, resend_unstarted_after))
+    return min((time for (time,) in times if time is not None), default=None)
