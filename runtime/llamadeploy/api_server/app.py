@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from fastapi import Depends, FastAPI, Request
+from fastapi import FastAPI, Request
 
 from llamadeploy._version import __version__
 from llamadeploy.api_server.backends.base import Backend
-from llamadeploy.api_server.body_limit import BodyLimit
 from llamadeploy.api_server.routes.deployments import admin_router
 from llamadeploy.api_server.routes.status import status_router
 from llamadeploy.api_server.routes.ui import ui_router
-from llamadeploy.control_plane.routes.auth import require_token
+from llamadeploy.control_plane.routes.auth import TokenMiddleware
 from llamadeploy.control_plane.routes.deployments import deployments_router
 from llamadeploy.control_plane.routes.errors import install_error_handlers
+from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
 from llamadeploy.serving import probe_routes
 
 
@@ -20,23 +20,25 @@ def create_app(backend: Backend, *, token: str | None = None) -> FastAPI:
     """Every row of the API server's wire contract.
 
     Args:
-        token: what clients must send; ``None``: open. Probes need none.
+        token: what clients must send, the documentation's readers too; ``None``: open. Probes
+            need none.
     """
-    guard = [Depends(require_token(token))]
     app = FastAPI(title="LlamaDeploy API server", version=__version__)
-    app.add_middleware(BodyLimit)
+    app.add_middleware(BodyLimitMiddleware)
+    if token is not None:
+        app.add_middleware(TokenMiddleware, token=token)
     install_error_handlers(app)
     app.include_router(probe_routes(backend.problems))
 
-    @app.get("/", dependencies=guard)
+    @app.get("/")
     async def root(request: Request) -> dict[str, str]:
         return {
             "swagger_docs": f"{request.base_url}docs",
             "status": f"{request.base_url}status",
         }
 
-    app.include_router(status_router(backend), dependencies=guard)
-    app.include_router(admin_router(backend), dependencies=guard)
-    app.include_router(deployments_router(backend.control_plane), dependencies=guard)
-    app.include_router(ui_router(), dependencies=guard)
+    app.include_router(status_router(backend))
+    app.include_router(admin_router(backend))
+    app.include_router(deployments_router(backend.control_plane))
+    app.include_router(ui_router())
     return app

@@ -12,6 +12,10 @@ from llamadeploy.exceptions import NotFoundError
 from llamadeploy.types import DeploymentDefinition
 
 
+MAX_FILE_BYTES = 8 * 1024 * 1024
+"""Of a deployment file; each ConfigMap in it holds up to 1 MiB, as in Kubernetes."""
+
+
 def admin_router(backend: Backend) -> APIRouter:
     """The routes that make, find and end deployments."""
     router = APIRouter(prefix="/deployments", tags=["deployments"])
@@ -38,7 +42,7 @@ def admin_router(backend: Backend) -> APIRouter:
         ``local`` asked 0.8.1 to run the code in place; here code is always copied first.
         """
         request = DeployRequest(
-            text=_decoded(await config_file.read()),
+            text=await _text(config_file),
             base_path=_folder(base_path),
             file=_shown(config_file.filename),
             reload=reload,
@@ -53,9 +57,12 @@ def admin_router(backend: Backend) -> APIRouter:
     return router
 
 
-def _decoded(data: bytes) -> str:
+async def _text(config_file: UploadFile) -> str:
+    if (config_file.size or 0) > MAX_FILE_BYTES:
+        detail = f"config_file: it is larger than {MAX_FILE_BYTES // 2**20} MiB; send less"
+        raise HTTPException(413, detail)
     try:
-        return data.decode("utf-8-sig")
+        return (await config_file.read()).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         detail = f"config_file: byte {error.start} is not UTF-8; save the file as UTF-8 text"
         raise HTTPException(400, detail) from None
