@@ -9,11 +9,12 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_settings import BaseSettings
 
 from llamadeploy.control_plane.calls import Calls
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.consumer import MessageLoop
-from llamadeploy.control_plane.outbox import Outbox
+from llamadeploy.control_plane.outbox import Outbox, PublishCallback
 from llamadeploy.control_plane.repair import RepairLoop, sweep_forever
 from llamadeploy.control_plane.router import Router
 from llamadeploy.control_plane.services import Services
@@ -71,6 +72,10 @@ class ControlPlane:
         orchestrator: a custom one decides where tasks go; by default the service they name.
         default_service: where a task goes that names no service.
         retention: seconds for which finished tasks and idle sessions are kept.
+        on_publish: awaited with each message about a task after the queue has it.
+
+    Attributes:
+        queue_config: what ``/queue_config`` tells (without credentials), if anything.
     """
 
     def __init__(
@@ -84,10 +89,12 @@ class ControlPlane:
         config: ControlPlaneConfig | None = None,
         default_service: str | None = None,
         retention: float = RETENTION_SECONDS,
+        on_publish: PublishCallback | None = None,
     ) -> None:
         self.name = name
         self.namespace = namespace
         self.config = config or ControlPlaneConfig(topic_namespace=namespace)
+        self.queue_config: BaseSettings | None = None
         self.default_service = default_service
         self.store = store
         self.queue = queue
@@ -100,6 +107,7 @@ class ControlPlane:
             namespace=namespace,
             publisher_id=self.publisher_id,
             wake=self._repair.wake,
+            on_publish=on_publish,
         )
         self._services = Services(store, deployment=name, default=default_service)
         self._sessions = Sessions(store, self._outbox)

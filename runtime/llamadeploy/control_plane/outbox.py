@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
 from llamadeploy.exceptions import QueueError, StoreError
@@ -16,6 +16,8 @@ from llamadeploy.types import CONTROL_PLANE_NAME
 
 log = logging.getLogger(__name__)
 
+PublishCallback = Callable[[QueueMessage], Awaitable[Any]]
+
 FLUSH_SECONDS = 0.02
 """For how long published rows are collected before one call deletes them. When the process dies in
 between they are published once more, under the same message id."""
@@ -26,6 +28,7 @@ class Outbox:
 
     Args:
         wake: called when a row could not be published, so that the repair loop looks again.
+        on_publish: called with each message after the queue has it.
     """
 
     def __init__(
@@ -36,12 +39,14 @@ class Outbox:
         namespace: str,
         publisher_id: str,
         wake: Callable[[], None],
+        on_publish: PublishCallback | None = None,
     ) -> None:
         self._store = store
         self._queue = queue
         self._namespace = namespace
         self._publisher_id = publisher_id
         self._wake = wake
+        self._on_publish = on_publish
         self._published: list[int] = []
         self._flushing: asyncio.Task[None] | None = None
 
@@ -49,13 +54,16 @@ class Outbox:
         """Publish what the queue takes, and return how many rows that were."""
         sent = 0
         for row in rows:
+            message = self._message(row)
             try:
-                await self._queue.publish(self._topic(row), self._message(row))
+                await self._queue.publish(self._topic(row), message)
             except QueueError as error:
                 log.warning("message %s stays in the outbox: %s", row.message_id, error)
                 self._wake()
                 continue
             sent += 1
+            if self._on_publish is not None:
+                await self._on_publish(message)
             self._published.append(row.row_id)
         if self._published and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush_later())

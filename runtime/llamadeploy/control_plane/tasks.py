@@ -95,6 +95,9 @@ class Tasks:
             check_arguments(task.input, "body", "input")
             service = self._services.choose(task.service_id)
             return await self._store.create_task(self._with_options(new, service, task.input))
+        if await self._store.get_task(new.task_id) is not None:
+            # A repeat: the orchestrator has decided, and the store compares the bodies.
+            return await self._store.create_task(self._with_options(new, "", task.input))
         known = await self._store.get_session(new.session_id)
         if known is None:
             if not new.new_session:

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from fastapi import APIRouter
 
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.redaction import public_settings
 from llamadeploy.exceptions import NotFoundError
 from llamadeploy.messages import QueueMessage
 from llamadeploy.types import DeploymentDefinition, Status, StatusEnum
 
 
-def home_router(control_plane: ControlPlane, queue_config: Mapping[str, Any]) -> APIRouter:
-    """``/``, ``/queue_config`` and ``/process_message``.
-
-    Args:
-        queue_config: the queue's public settings by the name of their class; no credentials.
-    """
+def home_router(control_plane: ControlPlane) -> APIRouter:
+    """``/``, ``/queue_config`` and ``/process_message``."""
     router = APIRouter(tags=["Control Plane"])
 
     @router.get("/")
@@ -34,7 +30,9 @@ def home_router(control_plane: ControlPlane, queue_config: Mapping[str, Any]) ->
 
     @router.get("/queue_config", tags=["Message Queue"])
     async def get_queue_config() -> dict[str, Any]:
-        return dict(queue_config)
+        """The queue's settings by the name of their class, without credentials."""
+        config = control_plane.queue_config
+        return {} if config is None else {type(config).__name__: public_settings(config)}
 
     @router.post("/process_message")
     async def process_message(message: QueueMessage) -> None:

@@ -7,7 +7,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 MAX_BODY_BYTES = 32 * 1024 * 1024
-"""Of a client's request: task inputs, events and state are JSON texts that a worker holds in memory."""
+"""Of a client's request: inputs, events and states, which workers hold in memory."""
 
 MAX_INTERNAL_BODY_BYTES = 256 * 1024 * 1024
 """Of a worker's request: a batch with several contexts."""

@@ -21,7 +21,7 @@ from llamadeploy.types import (
 )
 
 RESULT_WAIT_SECONDS = 0.5
-"""How long ``result`` waits unless told: 0.8.1's client polls it every 0.5 s, and is woken early."""
+"""How long ``result`` waits unless told: 0.8.1's client asks again every 0.5 s."""
 
 
 def sessions_router(control_plane: ControlPlane) -> APIRouter:

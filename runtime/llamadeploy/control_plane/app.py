@@ -1,0 +1,61 @@
+"""The HTTP application of one control plane."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from llamadeploy._version import __version__
+from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.auth import TokenMiddleware
+from llamadeploy.control_plane.routes.dead_letters import dead_letters_router
+from llamadeploy.control_plane.routes.deployments import deployments_router
+from llamadeploy.control_plane.routes.errors import install_error_handlers
+from llamadeploy.control_plane.routes.home import home_router, resolve_one, status_router
+from llamadeploy.control_plane.routes.internal import internal_router
+from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
+from llamadeploy.control_plane.routes.services import services_router
+from llamadeploy.control_plane.routes.sessions import sessions_router
+from llamadeploy.serving import probe_routes
+
+Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
+
+
+def control_plane_app(
+    control_plane: ControlPlane, *, token: str | None = None, lifespan: Lifespan | None = None
+) -> FastAPI:
+    """LlamaDeploy 0.8.1's control plane routes and what was added, for clients and workers.
+
+    Args:
+        token: what every request but the probes must carry; ``None`` lets everybody in.
+        lifespan: what to start and stop with the application.
+    """
+    app = FastAPI(title="LlamaDeploy control plane", version=__version__, lifespan=lifespan)
+    install_error_handlers(app)
+    app.add_middleware(BodyLimitMiddleware)
+    if token is not None:
+        app.add_middleware(TokenMiddleware, token=token)
+    if control_plane.config.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=control_plane.config.cors_origins,
+            allow_methods=["*"],
+            allow_headers=["*"],
+        )
+    for router in (
+        # The worker's routes first: every task passes there three times.
+        internal_router(control_plane),
+        deployments_router(lambda name: resolve_one(control_plane, name)),
+        sessions_router(control_plane),
+        services_router(control_plane),
+        home_router(control_plane),
+        status_router(control_plane),
+        dead_letters_router(control_plane),
+        probe_routes(control_plane.problems),
+    ):
+        app.include_router(router)
+    return app
