@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from pathlib import PurePosixPath
 
 from llamadeploy.spec.documents import Document
 from llamadeploy.spec.names import IN_WORDS, RESERVED_SERVICE_NAMES, SERVICE_NAME
@@ -24,6 +25,19 @@ def check_service_name(
         problems.append(document.problem(path, wrong, "give the service another name"))
     elif not re.match(SERVICE_NAME, name):
         problems.append(document.problem(path, f"bad name {name!r}", IN_WORDS[SERVICE_NAME]))
+
+
+def check_workflow_path(
+    document: Document, path: Path, value: str, problems: list[SpecProblem]
+) -> None:
+    """A service's ``path`` stays inside of its source and names a module, not a file."""
+    place, _, attr = value.partition(":")
+    if place.endswith(".py"):
+        right = f"leave out the ending: '{place.removesuffix('.py')}:{attr}'"
+        problems.append(document.problem(path, f"{value!r} names a file", right))
+    elif PurePosixPath(place).is_absolute() or ".." in PurePosixPath(place).parts:
+        right = "write it relative to the source"
+        problems.append(document.problem(path, f"{value!r} leads outside of the source", right))
 
 
 def require_service(

@@ -7,7 +7,12 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
-from llamadeploy.spec.checks import check_service_name, check_state_store_uri, require_service
+from llamadeploy.spec.checks import (
+    check_service_name,
+    check_state_store_uri,
+    check_workflow_path,
+    require_service,
+)
 from llamadeploy.spec.deployment import (
     ControlPlaneSpec,
     DeploymentSpec,
@@ -39,8 +44,11 @@ def from_file(document: Document, problems: list[SpecProblem]) -> DeploymentSpec
     parsed = validate(DeploymentFile, document, problems)
     if parsed is None or queue is None:
         return None
-    for name in parsed.services:
+    for name, item in parsed.services.items():
         check_service_name(document, ("services", name), name, problems)
+        key = "path" if item.path is not None else "import-path"
+        value = item.path or item.import_path or ""
+        check_workflow_path(document, ("services", name, key), value, problems)
     require_service(
         document, ("default-service",), parsed.default_service, parsed.services, problems
     )

@@ -5,7 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamadeploy.spec.checks import check_service_name, check_state_store_uri, require_service
+from llamadeploy.spec.checks import (
+    check_service_name,
+    check_state_store_uri,
+    check_workflow_path,
+    require_service,
+)
 from llamadeploy.spec.cluster_only import ClusterOnly
 from llamadeploy.spec.components import service_spec, ui_spec
 from llamadeploy.spec.deployment import ControlPlaneSpec, DeploymentSpec, QueueSpec, ServiceSpec
@@ -157,6 +162,7 @@ def _add_service(
     found: _Found, name: str, item: ServiceFields, resolver: Resolver, path: Path, name_key: str
 ) -> None:
     check_service_name(resolver.document, (*path, name_key), name, resolver.problems)
+    check_workflow_path(resolver.document, (*path, "path"), item.path, resolver.problems)
     if name in found.services:
         wrong = f"a service named '{name}' is in this Deployment already"
         resolver.problem((*path, name_key), wrong, "give it another name")

@@ -22,14 +22,13 @@ from llamadeploy.spec.manifest_common import (
     SecretSource,
     require_one,
 )
-from llamadeploy.spec.names import SERVICE_NAME, TOPIC_NAMESPACE, WORKFLOW_PATH
+from llamadeploy.spec.names import QUANTITY, SERVICE_NAME, TOPIC_NAMESPACE, WORKFLOW_PATH
 from llamadeploy.spec.validation import problem_error
 
 GROUP = "llamadeploy.io"
 API_VERSION = f"{GROUP}/v1alpha1"
 
 SOLACE_CURE = "use redis, rabbitmq, kafka or aws, or simple without a broker"
-QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
 
 
 class Storage(ManifestModel):

@@ -13,8 +13,10 @@ SERVICE_NAME = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 WORKFLOW_PATH = r"^[^:\s]+:[A-Za-z_][A-Za-z0-9_]*$"
 TOPIC_NAMESPACE = r"^[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}$"
 ENV_NAME = r"^[A-Za-z_][A-Za-z0-9_.-]*$"
+QUANTITY = r"^([0-9]+(\.[0-9]*)?|\.[0-9]+)([numkMGTPE]|[KMGTPE]i|[eE][+-]?[0-9]+)?$"
 
 IN_WORDS = {
+    QUANTITY: "write a quantity, such as 1Gi or 500Mi",
     DEPLOYMENT_NAME: (
         "use letters, digits, '-', '_' and '.', at most 63, beginning and ending with a letter or"
         " digit"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -17,8 +18,12 @@ from llamadeploy.spec.problems import Path, SpecProblem, suggest
 
 M = TypeVar("M", bound=BaseModel)
 
-SECRET_WORDS = ("password", "secret", "token", "uri", "url", "value", "env", "data", "key")
-"""Field names whose values are never shown in a message."""
+SECRET_WORDS = frozenset(
+    {"password", "secret", "token", "uri", "url", "value", "env", "data", "key", "kwargs"}
+)
+"""Words of field names whose values are never shown in a message."""
+
+_WORD = re.compile(r"[A-Z]?[a-z]+|[A-Z]+")
 
 
 def problem_error(wrong: str, right: str) -> PydanticCustomError:
@@ -93,7 +98,7 @@ _CURES: dict[str, Callable[[dict[str, Any]], str]] = {
     "model_type": lambda ctx: "must be a mapping of keys to values",
     "model_attributes_type": lambda ctx: "must be a mapping of keys to values",
     "greater_than_equal": lambda ctx: f"must be {ctx['ge']} or more",
-    "greater_than": lambda ctx: f"must be more than {ctx['gt']}",
+    "greater_than": lambda ctx: f"must be more than {ctx['gt']:g}",
     "less_than_equal": lambda ctx: f"must be {ctx['le']} or less",
     "string_too_short": lambda ctx: "must not be empty",
     "string_too_long": lambda ctx: f"must have at most {ctx['max_length']} characters",
@@ -115,7 +120,7 @@ def _cure(kind: str, context: dict[str, Any], error: ErrorDetails) -> str:
 
 
 def _show(value: Any, loc: Path, field: FieldInfo | None) -> str:
-    names = " ".join(str(part).lower() for part in loc)
+    names = {word.lower() for part in loc for word in _WORD.findall(str(part))}
     secret = field is not None and SecretStr in typing.get_args(field.annotation)
     if isinstance(value, dict):
         return "a mapping"
@@ -125,7 +130,7 @@ def _show(value: Any, loc: Path, field: FieldInfo | None) -> str:
         return "nothing"
     if isinstance(value, bool):
         return str(value).lower()
-    if secret or any(word in names for word in SECRET_WORDS):
+    if secret or names & SECRET_WORDS:
         return "text" if isinstance(value, str) else "a number"
     text = repr(value)
     return text if len(text) <= 60 else text[:56] + "...'"
