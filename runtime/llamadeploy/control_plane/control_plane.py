@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from pydantic import ValidationError
-from pydantic_settings import BaseSettings
 
 from llamadeploy.control_plane.calls import Calls
 from llamadeploy.control_plane.config import ControlPlaneConfig
@@ -28,6 +27,7 @@ from llamadeploy.exceptions import (
     NotFoundError,
 )
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.message_queues.config import QueueConfig
 from llamadeploy.messages import ActionTypes, QueueMessage, topic_name
 from llamadeploy.orchestrator import BaseOrchestrator, is_simple
 from llamadeploy.state_stores.base import StateStore
@@ -94,8 +94,7 @@ class ControlPlane:
         self.name = name
         self.namespace = namespace
         self.config = config or ControlPlaneConfig(topic_namespace=namespace)
-        self.queue_config: BaseSettings | None = None
-        self.default_service = default_service
+        self.queue_config: QueueConfig | None = None
         self.store = store
         self.queue = queue
         self.publisher_id = f"ControlPlane-{generate_id()}"
@@ -119,6 +118,15 @@ class ControlPlane:
         )
         self._tasks = Tasks(store, self._outbox, self._services, self._sessions, self._router)
         self._loops: list[asyncio.Task[None]] = []
+
+    @property
+    def default_service(self) -> str | None:
+        """Where a task goes that names no service; a reload may change it."""
+        return self._services.default
+
+    @default_service.setter
+    def default_service(self, name: str | None) -> None:
+        self._services.default = name
 
     # -- life ----------------------------------------------------------------------------------
     async def start(self) -> None:

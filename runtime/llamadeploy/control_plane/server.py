@@ -8,7 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
 from fastapi import FastAPI
-from pydantic_settings import BaseSettings
 
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
@@ -17,6 +16,7 @@ from llamadeploy.control_plane.deferred import DeferredStore
 from llamadeploy.control_plane.outbox import PublishCallback
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.message_queues.config import QueueConfig
 from llamadeploy.messages import QueueMessage, topic_name
 from llamadeploy.orchestrator import BaseOrchestrator
 from llamadeploy.serving import HttpServer
@@ -85,7 +85,7 @@ class ControlPlaneServer:
             on_publish=publish_callback,
         )
         settings = getattr(message_queue, "config", None)
-        if isinstance(settings, BaseSettings):
+        if isinstance(settings, QueueConfig):
             self.control_plane.queue_config = settings
         self._started = False
         self._stopped = asyncio.Event()

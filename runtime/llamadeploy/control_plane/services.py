@@ -15,7 +15,7 @@ class Services:
     def __init__(self, store: StateStore, *, deployment: str, default: str | None) -> None:
         self._store = store
         self._deployment = deployment
-        self._default = default
+        self.default = default
         self._declared: dict[str, ServiceDefinition] = {}
         self._registered: dict[str, ServiceDefinition] = {}
 
@@ -61,7 +61,7 @@ class Services:
         Raises:
             ConfigurationError: neither is set.
         """
-        chosen = name or self._default
+        chosen = name or self.default
         if chosen is None:
             raise ConfigurationError(NO_SERVICE)
         return chosen

@@ -7,7 +7,6 @@ from typing import Any
 from fastapi import APIRouter
 
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.control_plane.redaction import public_settings
 from llamadeploy.exceptions import NotFoundError
 from llamadeploy.messages import QueueMessage
 from llamadeploy.types import DeploymentDefinition, Status, StatusEnum
@@ -32,7 +31,7 @@ def home_router(control_plane: ControlPlane) -> APIRouter:
     async def get_queue_config() -> dict[str, Any]:
         """The queue's settings by the name of their class, without credentials."""
         config = control_plane.queue_config
-        return {} if config is None else {type(config).__name__: public_settings(config)}
+        return {} if config is None else {type(config).__name__: config.public()}
 
     @router.post("/process_message")
     async def process_message(message: QueueMessage) -> None:
