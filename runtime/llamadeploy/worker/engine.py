@@ -1,0 +1,245 @@
+"""Our seat inside the workflow library: a runtime that shows each tick and event of a run.
+
+The library lets a runtime be plugged in for durable execution. This one runs in memory as the
+default does, and hands what happens to an observer: synchronously and in the control loop's own
+order, which no reader of the event stream gets (an ``UnhandledEvent`` does not say which event it
+was). It also does not pay for the library's repeated inspection of the workflow.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workflows import Workflow
+from workflows.context.serializers import BaseSerializer
+from workflows.events import Event, HumanResponseEvent, StartEvent, StepFailedEvent
+from workflows.plugins.basic import (
+    AsyncioAdapterQueues,
+    BasicRuntime,
+    InternalAsyncioAdapter,
+    get_current_run_id,
+)
+from workflows.runtime.types.internal_state import BrokerConfig, BrokerState
+from workflows.runtime.types.named_task import NamedTask, PendingStart, WorkerTask
+from workflows.runtime.types.plugin import (
+    ExternalRunAdapter,
+    InternalRunAdapter,
+    RegisteredWorkflow,
+    Runtime,
+    WaitForNextTaskResult,
+)
+from workflows.runtime.types.results import RetryAttempt, StepWorkerOutput, StepWorkerState
+from workflows.runtime.types.step_function import StepWorkerFunction
+from workflows.runtime.types.ticks import WorkflowTick
+from workflows.runtime.verbose import VerboseDecorator
+
+_FROM_LIBRARY = (StartEvent, StepFailedEvent)
+
+current_step: ContextVar[StepIdentity | None] = ContextVar("llamadeploy_step", default=None)
+"""The step of ours that is running; workflows nested in it see it too."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class StepIdentity:
+    """One invocation of a step. ``work_item`` stays the same when the step runs again, because of
+    a retry or because what it waited for has come."""
+
+    work_item: str
+
+
+class Observer(Protocol):
+    """Sees one run from inside the control loop. Must not block, nor raise."""
+
+    def ticked(self, tick: WorkflowTick) -> None:
+        """The tick was applied; what it publishes follows before the next tick."""
+        ...
+
+    def published(self, event: Event) -> None:
+        """An event for the stream, or an internal one."""
+        ...
+
+    def step_task(self, task: asyncio.Task[Any]) -> None:
+        """A step's task was started."""
+        ...
+
+
+class ObservedRun:
+    """The inside of one run."""
+
+    __slots__ = ("_queues", "adapter", "observer")
+
+    def __init__(self, observer: Observer) -> None:
+        self.observer = observer
+        self.adapter: InternalRunAdapter | None = None
+        self._queues: AsyncioAdapterQueues | None = None
+
+    def attach(self, queues: AsyncioAdapterQueues) -> None:
+        """The run exists now."""
+        self._queues = queues
+        self.adapter = _ObservedAdapter(queues, self.observer)
+
+    def send(self, tick: WorkflowTick) -> None:
+        """Put a tick into the run's mailbox."""
+        if self._queues is not None:
+            self._queues.receive_queue.put_nowait(tick)
+
+    def abort(self) -> None:
+        """Cancel the control loop, which cancels the steps."""
+        if self._queues is not None:
+            self._queues.complete.cancel()
+
+
+class ObservedRuntime(BasicRuntime):
+    """Runs workflows in memory; runs that were announced by :meth:`observing` are observed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._registered: RegisteredWorkflow | None = None
+        self._runs: dict[str, ObservedRun] = {}
+
+    @contextmanager
+    def observing(self, run_id: str, observer: Observer) -> Iterator[ObservedRun]:
+        """Observe the run that is started with ``run_id`` inside the block."""
+        run = self._runs[run_id] = ObservedRun(observer)
+        try:
+            yield run
+        finally:
+            del self._runs[run_id]
+
+    def run_workflow(
+        self,
+        run_id: str,
+        workflow: Workflow,
+        init_state: BrokerState,
+        start_event: StartEvent | None = None,
+        serialized_state: dict[str, Any] | None = None,
+        serializer: BaseSerializer | None = None,
+    ) -> ExternalRunAdapter:
+        """As the library does; the observed run can be sent to from now on."""
+        adapter = super().run_workflow(
+            run_id, workflow, init_state, start_event, serialized_state, serializer
+        )
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.attach(self._queues[run_id])
+        return adapter
+
+    def register(self, workflow: Workflow) -> RegisteredWorkflow:
+        """Once per runtime: it serves a single workflow, and the library asks twice per run."""
+        if self._registered is None or self._registered.workflow is not workflow:
+            registered = super().register(workflow)
+            registered.steps = {name: self._named(step) for name, step in registered.steps.items()}
+            self._registered = registered
+        return self._registered
+
+    def get_internal_adapter(self, workflow: Workflow) -> InternalRunAdapter:
+        """The observed adapter, or for a run that a step starts on its own the library's."""
+        run_id = get_current_run_id()
+        run = None if run_id is None else self._runs.get(run_id)
+        if run is None or run.adapter is None:
+            return super().get_internal_adapter(workflow)
+        return run.adapter
+
+    def _named(self, step: StepWorkerFunction) -> StepWorkerFunction:
+        """The step's function, telling who it is through :data:`current_step`."""
+
+        async def run(
+            state: StepWorkerState,
+            step_name: str,
+            event: Event,
+            workflow: Workflow,
+            bound_events: dict[str, Event] | None = None,
+            retry: RetryAttempt = RetryAttempt(),  # noqa: B008 - the library's; immutable
+        ) -> list[StepWorkerOutput]:
+            # Each invocation has a task of its own, so there is nothing to reset. A run that a
+            # step starts itself counts its work items on its own: it stays part of that step.
+            if get_current_run_id() in self._runs:
+                current_step.set(StepIdentity(f"{step_name}/{state.work_item_id}"))
+            return list(await step(state, step_name, event, workflow, bound_events, retry))
+
+        return run
+
+
+class _ObservedAdapter(InternalAsyncioAdapter):
+    def __init__(self, queues: AsyncioAdapterQueues, observer: Observer) -> None:
+        super().__init__(queues)
+        self._observer = observer
+
+    async def write_to_event_stream(self, event: Event) -> None:
+        self._observer.published(event)
+
+    async def on_tick(self, tick: WorkflowTick) -> None:
+        await super().on_tick(tick)
+        self._observer.ticked(tick)
+
+    async def wait_for_next_task(
+        self,
+        running: list[NamedTask],
+        pending: list[PendingStart],
+        timeout: float | None = None,
+    ) -> WaitForNextTaskResult:
+        result = await super().wait_for_next_task(running, pending, timeout)
+        for started in result.started:
+            if isinstance(started, WorkerTask):
+                self._observer.step_task(started.task)
+        return result
+
+
+def observed(workflow: Workflow, runtime: ObservedRuntime) -> Workflow:
+    """The same workflow, run by ``runtime`` and without its own time-out.
+
+    Not a copy: both share one ``__dict__``, so what a step writes to ``self`` is seen by whoever
+    holds the original. Nor is the original changed: run directly it keeps runtime and time-out.
+    """
+    cls = type(workflow)
+    used: Runtime = VerboseDecorator(runtime) if workflow._verbose else runtime
+    steps: dict[int, Any] = {}
+    brokers: dict[int, Any] = {}
+
+    def get_steps(self: Any) -> Any:
+        version = cls._step_functions_version
+        if version not in steps:
+            steps[version] = cls._get_steps(self)
+        return steps[version]
+
+    def get_broker_config(self: Any) -> Any:
+        version = cls._step_functions_version
+        if version not in brokers:
+            brokers[version] = BrokerConfig.from_steps(self._step_configs(), None)
+        return brokers[version]
+
+    names = {
+        "__doc__": cls.__doc__,
+        "__module__": cls.__module__,
+        "__qualname__": cls.__qualname__,
+        "_timeout": property(lambda self: None),
+        "_runtime": property(lambda self: used),
+        "_get_steps": get_steps,
+        "_get_broker_config": get_broker_config,
+    }
+    make: Any = type(cls)  # the class's own metaclass
+    alias = make(cls.__name__, (cls,), names)
+    alias._step_functions = cls._step_functions
+    seen: Workflow = object.__new__(alias)
+    seen.__dict__ = workflow.__dict__
+    return seen
+
+
+def expects_outside_events(workflow: Workflow) -> bool:
+    """Whether a step takes events that no step makes: a ``HumanResponseEvent``, or another."""
+    configs = workflow._step_configs().values()
+    made = {made for config in configs for made in config.return_types}
+    for config in configs:
+        for accepted in config.accepted_events:
+            if not isinstance(accepted, type) or issubclass(
+                accepted, (StartEvent, StepFailedEvent)
+            ):
+                continue
+            if issubclass(accepted, HumanResponseEvent) or accepted not in made:
+                return True
+    return False
