@@ -1,4 +1,4 @@
-"""``deploy_core``: message queue, control plane and orchestrator in one process, until cancelled."""
+"""``deploy_core``: queue, control plane and orchestrator in one process, until cancelled."""
 
 from __future__ import annotations
 
