@@ -17,8 +17,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from llamadeploy import Client, TaskDefinition
 from workflows.events import HumanResponseEvent
+
+from llamadeploy import Client, TaskDefinition
 
 MANIFEST = Path(__file__).parent / "deployment.yaml"
 LLAMACTL = Path(sys.executable).parent / "llamactl"

@@ -23,7 +23,7 @@ def check_service_name(
     if name in RESERVED_SERVICE_NAMES:
         wrong = f"the name '{name}' is reserved"
         problems.append(document.problem(path, wrong, "give the service another name"))
-    elif not re.match(SERVICE_NAME, name):
+    elif not re.fullmatch(SERVICE_NAME, name):
         problems.append(document.problem(path, f"bad name {name!r}", IN_WORDS[SERVICE_NAME]))
 
 

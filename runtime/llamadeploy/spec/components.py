@@ -89,7 +89,7 @@ def _env(
             env[variable.name] = value
     if of_the_pod:
         _keep_list(only, (*keep, "env"), of_the_pod)
-    return env, [name for name in secret if name in env]
+    return env, sorted(name for name in secret if name in env)
 
 
 def _keep_list(only: ClusterOnly, path: Path, items: list[Any]) -> None:

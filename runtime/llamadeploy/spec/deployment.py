@@ -80,7 +80,7 @@ class ComponentSpec(SpecModel):
     """What a service and a UI have in common.
 
     Attributes:
-        env: variables and values; those of ``secret_env`` came from a Secret.
+        env: variables and values; those of ``secret_env`` (sorted) came from a Secret.
         env_files: dotenv files in the source; they override ``env``.
         python_dependencies: arguments of ``pip install``.
         ts_dependencies: npm package -> version.

@@ -63,7 +63,7 @@ class _Writer:
         self._comments: list[str] = []
         self._secrets: dict[str, dict[str, str]] = {}
         self._config_maps = ConfigMaps()
-        if not re.match(RESOURCE_NAME, spec.name):
+        if not re.fullmatch(RESOURCE_NAME, spec.name):
             self._name = resource_name(spec.name)
             self._comments.append(f"name: {spec.name} cannot be an object's name")
 
