@@ -7,8 +7,11 @@ one is an error that the caller gets, not a log line.
 from __future__ import annotations
 
 import asyncio
+import base64
+import binascii
 import contextlib
 import errno
+import hmac
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Generator, Sequence
@@ -18,6 +21,8 @@ from typing import Any, Self
 import uvicorn
 from fastapi import APIRouter
 from fastapi.responses import JSONResponse
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
 
@@ -228,6 +233,57 @@ def _bind_problem(error: OSError, host: str, port: int, setting: str) -> str:
     if error.errno == errno.EADDRNOTAVAIL:
         return f"host {host!r} is not an address of this machine: use 127.0.0.1 or 0.0.0.0"
     return f"cannot listen on {host}:{port}: {error.strerror}"
+
+
+def token_matches(authorization: str | None, token: str) -> bool:
+    """Whether an ``Authorization`` header carries ``token``: as a bearer token, or as the
+    password of basic authentication (the user name does not matter). Takes constant time."""
+    scheme, _, value = (authorization or "").strip().partition(" ")
+    given = value.strip().encode("utf-8", "surrogatepass")
+    if scheme.lower() == "basic":
+        try:
+            given = base64.b64decode(given, validate=True).partition(b":")[2]
+        except binascii.Error:
+            return False
+    elif scheme.lower() != "bearer":
+        return False
+    return hmac.compare_digest(given, token.encode())
+
+
+class TokenMiddleware:
+    """ASGI middleware that answers 401 to requests without the token.
+
+    Args:
+        app: the application behind it.
+        token: the token, see :func:`token_matches`.
+        exempt: paths that need none, such as probes.
+    """
+
+    def __init__(self, app: ASGIApp, token: str, exempt: Sequence[str] = ()) -> None:
+        self._app = app
+        self._token = token
+        self._exempt = frozenset(exempt)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if (
+            scope["type"] == "lifespan"
+            or scope["path"] in self._exempt
+            or token_matches(Headers(scope=scope).get("authorization"), self._token)
+        ):
+            await self._app(scope, receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})  # 1008: policy violation
+        else:
+            await _unauthorised(scope, receive, send)
+
+
+async def _unauthorised(scope: Scope, receive: Receive, send: Send) -> None:
+    reply = JSONResponse(
+        {"detail": "a valid token is needed: 'Authorization: Bearer <token>'"},
+        status_code=401,
+        headers={"WWW-Authenticate": 'Bearer, Basic realm="llamadeploy"'},
+    )
+    await reply(scope, receive, send)
 
 
 def probe_routes(ready: Callable[[], Awaitable[Sequence[str]]]) -> APIRouter:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, SettingsConfigDict, SettingsError
 
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.types import SessionPolicy
@@ -194,6 +194,10 @@ def load_settings(settings: type[_SettingsT], **values: Any) -> _SettingsT:
             problems.append(f"{label}: {item['msg']}")
         # From None: pydantic's own text shows the input, which may be a password.
         raise ConfigurationError("; ".join(problems)) from None
+    except SettingsError as error:
+        raise ConfigurationError(
+            f"{settings.__name__}: {error}; the variable must hold JSON"
+        ) from None
 
 
 def _decode(name: str, text: str) -> Any:

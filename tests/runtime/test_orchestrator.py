@@ -13,7 +13,6 @@ from llamadeploy.orchestrator import (
     BaseOrchestrator,
     SimpleOrchestrator,
     SimpleOrchestratorConfig,
-    get_result_key,
     is_simple,
 )
 from llamadeploy.types import TaskDefinition, TaskResult

@@ -1,0 +1,1 @@
+"""The queue that needs no broker: in memory, in process or over HTTP."""
