@@ -12,19 +12,22 @@ from typing import Any, Self
 from pydantic import SecretStr
 
 from llamadeploy.api_server.backends.local.options import LocalOptions
+from llamadeploy.control_plane.app import control_plane_app
+from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.control_plane.server import control_plane_app
 from llamadeploy.exceptions import ConfigurationError, StoreError
+from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
 from llamadeploy.serving import HttpServer
-from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings
+from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings, load_settings
 from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.state_stores.registry import open_store
 
 log = logging.getLogger(__name__)
 
+LOOPBACK = "127.0.0.1"
 STOP_SECONDS = 2.0
 """What requests to the core get when it stops; workers have drained by then."""
 
@@ -81,47 +84,55 @@ class Core:
             queue,
             name=spec.name,
             namespace=self.namespace,
+            config=_config(spec, self.namespace),
             default_service=spec.default_service,
         )
         self._stack.push_async_callback(self.control_plane.stop)
         await self.control_plane.start()
+        await self._serve_control_plane(spec, ports[0])
+        await self._serve_queue(spec, broker, ports[1])
+
+    async def _serve_control_plane(self, spec: DeploymentSpec, last_port: int) -> None:
         plane = spec.control_plane
-        host = plane.internal_host or plane.host or "127.0.0.1"
         self.http = await self._listen(
             control_plane_app(self.control_plane, token=self._options.token),
-            host,
-            plane.internal_port if plane.internal_port is not None else plane.port,
-            (ports[0], HTTP_PORT, 0),
+            plane.internal_host or plane.host or LOOPBACK,
+            plane.port if plane.internal_port is None else plane.internal_port,
+            [each for each in (last_port, HTTP_PORT) if each],
             "control-plane.port",
         )
+        self.control_plane.config.port = plane.port or self.http.port
+
+    async def _serve_queue(self, spec: DeploymentSpec, broker: Broker, last_port: int) -> None:
+        options = spec.message_queue.options
         self.queue = await self._listen(
             SimpleMessageQueueServer(broker=broker, token=self._options.token).app,
-            str(spec.message_queue.options.get("host") or "127.0.0.1"),
-            spec.message_queue.options.get("port"),
-            (ports[1], QUEUE_PORT, 0),
+            str(options.get("host") or LOOPBACK),
+            options.get("port"),
+            [each for each in (last_port, QUEUE_PORT) if each],
             "message-queue.port",
+        )
+        self.control_plane.queue_config = load_settings(
+            SimpleMessageQueueConfig, host=self.queue.host, port=self.queue.port
         )
 
     async def _listen(
         self, app: Any, host: str, port: int | None, otherwise: Sequence[int], setting: str
     ) -> HttpServer:
-        """Serve on ``port``; where the file names none, on the first of ``otherwise`` that is
-        free."""
+        """Serve on ``port``; where the file names none, on the first free one of ``otherwise``,
+        else on any."""
         self._check_host(host, setting.replace(".port", ".host"))
-        candidates = [port] if port is not None else list(dict.fromkeys(otherwise))
-        for candidate in candidates:
-            if candidate == 0 and candidate != candidates[-1]:
-                continue
-            server = HttpServer(app, host, candidate, setting=setting)
+        for candidate in otherwise if port is None else ():
             try:
-                await server.start()
+                return await self._bind(HttpServer(app, host, candidate))
             except ConfigurationError:
-                if candidate == candidates[-1]:
-                    raise
                 continue
-            self._stack.push_async_callback(server.stop, STOP_SECONDS)
-            return server
-        raise AssertionError("unreachable: the last candidate raised or returned")
+        return await self._bind(HttpServer(app, host, port or 0, setting=setting))
+
+    async def _bind(self, server: HttpServer) -> HttpServer:
+        await server.start()
+        self._stack.push_async_callback(server.stop, STOP_SECONDS)
+        return server
 
     def _check_host(self, host: str, setting: str) -> None:
         if self._options.token or self._options.insecure_no_token or is_loopback(host):
@@ -157,6 +168,12 @@ class Core:
     async def stop(self) -> None:
         """Stop serving and close the store. Idempotent."""
         await self._stack.aclose()
+
+
+def _config(spec: DeploymentSpec, namespace: str) -> ControlPlaneConfig:
+    """What the control plane tells its clients of itself."""
+    given = spec.control_plane.model_dump(exclude_none=True, exclude={"state_store_uri"})
+    return load_settings(ControlPlaneConfig, **{**given, "topic_namespace": namespace})
 
 
 def is_loopback(host: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import posixpath
 import secrets
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
@@ -14,6 +15,7 @@ from llamadeploy.api_server.backends.local.replica import Backoff, Replica, Repl
 from llamadeploy.api_server.backends.local.worker_process import WorkerProcess
 from llamadeploy.exceptions import DeploymentError
 from llamadeploy.settings import PodSettings
+from llamadeploy.spec.deployment import ServiceSpec
 
 log = logging.getLogger(__name__)
 worker_log = logging.getLogger("llamadeploy.workers")
@@ -93,9 +95,8 @@ class ServiceWorkers:
                 "service": spec.name,
                 "replica": replica,
                 "worker_id": worker_id,
-                "workflow_path": spec.path,
+                "workflow_path": _path_in_source(spec),
                 "source_dir": self.service.root,
-                "source": {spec.source.type: {"name": spec.source.name or ""}},
                 "max_concurrent_tasks": spec.max_concurrent_tasks,
                 "session_policy": spec.session_policy,
                 "task_timeout_seconds": spec.timeout,
@@ -161,6 +162,14 @@ class Workers:
                     text = f"service '{name}': replica {replica.name} is {replica.state.value}"
                     return f"{text}: {replica.last_error}" if replica.last_error else text
         return ""
+
+
+def _path_in_source(spec: ServiceSpec) -> str:
+    """The workflow's path; one that repeats a source's nested folder (``source.name: apps/echo``,
+    ``path: apps/echo/workflow:attr``) is shortened to start inside of it."""
+    folder = posixpath.normpath(spec.source.name or ".")
+    nested = "/" in folder and ".." not in folder.split("/")
+    return spec.path.removeprefix(f"{folder}/") if nested else spec.path
 
 
 def states_summary(states: list[ReplicaState]) -> str:
