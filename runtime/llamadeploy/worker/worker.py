@@ -29,6 +29,7 @@ from llamadeploy.worker.gate import ExclusiveGate
 from llamadeploy.worker.leases import Attempt, Leases
 from llamadeploy.worker.loops import LoopThread, Mailbox
 from llamadeploy.worker.operations import WorkerStore
+from llamadeploy.worker.subscription import Subscription
 
 log = logging.getLogger(__name__)
 
@@ -51,6 +52,7 @@ class Worker:
         lease: seconds, see :data:`LEASE`.
         drain_grace: seconds, see :data:`DRAIN_GRACE`.
         workflow_loop: where the workflow runs; a thread of its own by default.
+        consume: whether to take deliveries from the start, or from :meth:`start_consuming` on.
     """
 
     def __init__(
@@ -66,14 +68,12 @@ class Worker:
         lease: float = LEASE,
         drain_grace: float = DRAIN_GRACE,
         workflow_loop: asyncio.AbstractEventLoop | None = None,
+        consume: bool = True,
     ) -> None:
         self._runner = runner
         self._store = store
-        self._queue = queue
         self._service = service
-        self._namespace = namespace
         self.worker_id = worker_id
-        self._slots = max_concurrent_tasks
         self._lease = lease
         self._drain_grace = drain_grace
         self._workflow_loop = workflow_loop
@@ -82,7 +82,28 @@ class Worker:
         self._handling: set[asyncio.Task[None]] = set()
         self._early_nudges: dict[str, list[QueueMessage]] = {}
         self._draining = asyncio.Event()
-        self._subscribed = asyncio.Event()
+        self._consuming = consume
+        self._consumer: asyncio.Task[None] | None = None
+        # Leaving a subscription hands back what is not acknowledged, at a drain also what still
+        # runs: whoever gets that is told by the store that it is leased, and drops it.
+        self._deliveries = Subscription(
+            queue,
+            topic_name(namespace, service),
+            self._take,
+            group=service,
+            prefetch=max_concurrent_tasks,
+        )
+        # Losing a nudge costs time only: what it would have told comes with the next renewal.
+        self._inbox = Subscription(
+            queue,
+            inbox_topic(namespace, worker_id),
+            self._take_nudge,
+            group=worker_id,
+            prefetch=64,
+            ephemeral=True,
+        )
+        self.running = asyncio.Event()
+        """Set once ``run`` has begun."""
         self.counts: Counter[str] = Counter()
         """Deliveries by how they ended: ``succeeded``, ``failed``, ``waiting`` (parked),
         ``stopped``, ``stale``, ``released``, ``dead_letter``, ``dropped_<reason>``."""
@@ -99,7 +120,11 @@ class Worker:
     @property
     def subscribed(self) -> bool:
         """Whether it takes deliveries now."""
-        return self._subscribed.is_set() and not self._draining.is_set()
+        return self._deliveries.active.is_set() and not self._draining.is_set()
+
+    async def wait_subscribed(self) -> None:
+        """Return once it takes deliveries."""
+        await self._deliveries.active.wait()
 
     def drain(self, grace: float | None = None) -> None:
         """Take nothing more; ``run`` returns when what runs has ended or, after ``grace`` seconds
@@ -136,23 +161,44 @@ class Worker:
         self._executor = Executor(
             self._runner, self._store, self._gate, self.counts, self._io, self._workflow
         )
-        leases = asyncio.create_task(self._leases.keep(), name="leases")
-        consumers = [
-            asyncio.create_task(self._consume(), name="deliveries"),
-            asyncio.create_task(self._read_inbox(), name="inbox"),
+        parts = [
+            asyncio.create_task(self._leases.keep(), name="leases"),
+            asyncio.create_task(self._draining.wait(), name="drain"),
+            self._inbox.start(),
         ]
-        draining = asyncio.create_task(self._draining.wait())
+        if self._consuming:
+            self.start_consuming()
+        self.running.set()
         try:
-            done, _ = await asyncio.wait(
-                [leases, draining, *consumers], return_when=asyncio.FIRST_COMPLETED
-            )
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
-                task.result()  # none of them ends by itself but with an error
-            await _cancel(consumers[0])
+                task.result()  # but for the drain, one ends only with an error
+            if self._consumer is not None and self._consumer.done():
+                self._consumer.result()
+            await self._deliveries.stop(STOPPING)
             await self._finish_handling()
         finally:
             self._draining.set()
-            await _cancel(leases, draining, *consumers, *self._handling)
+            await _cancel(*parts, *self._handling)
+            await self._deliveries.stop(STOPPING)
+
+    def start_consuming(self) -> None:
+        """Take deliveries of the service's topic. On the I/O loop."""
+        self._consumer = self._deliveries.start()
+        # An error that ended it ends the worker too, whose process is then started again.
+        self._consumer.add_done_callback(self._consumer_ended)
+
+    async def stop_consuming(self) -> None:
+        """Take no more deliveries, go on with what runs. On the I/O loop."""
+        await self._deliveries.stop(STOPPING)
+
+    def _consumer_ended(self, consumer: asyncio.Task[None]) -> None:
+        if not consumer.cancelled() and consumer.exception() is not None:
+            self._draining.set()
+
+    def submit(self, message: QueueMessage) -> None:
+        """Work on a message that came by another way than the queue. On the I/O loop."""
+        self._spawn(self._handle(_Direct(message)))
 
     async def _finish_handling(self) -> None:
         """Let what runs end; hand back what does not in time."""
@@ -171,24 +217,8 @@ class Worker:
             log.warning("tasks were not handed back; their leases will run out: %s", error)
 
     # -- deliveries ----------------------------------------------------------------------------
-    async def _consume(self) -> None:
-        topic = topic_name(self._namespace, self._service)
-        backoff = Backoff()
-        while True:
-            try:
-                # Leaving the block hands back what is not acknowledged, at a drain also what still
-                # runs: whoever gets that is told by the store that it is leased, and drops it.
-                async with self._queue.consume(
-                    topic, group=self._service, prefetch=self._slots
-                ) as deliveries:
-                    self._subscribed.set()
-                    async for delivery in deliveries:
-                        backoff = Backoff()
-                        self._spawn(self._handle(delivery))
-            except QueueError as error:
-                log.warning("the message queue is away: %s", error)
-            self._subscribed.clear()
-            await asyncio.sleep(backoff.next())
+    async def _take(self, delivery: Delivery) -> None:
+        self._spawn(self._handle(delivery))
 
     def _spawn(self, handling: Coroutine[Any, Any, None]) -> None:
         task = asyncio.create_task(handling)
@@ -290,22 +320,9 @@ class Worker:
         return attempt
 
     # -- nudges --------------------------------------------------------------------------------
-    async def _read_inbox(self) -> None:
-        topic = inbox_topic(self._namespace, self.worker_id)
-        backoff = Backoff()
-        while True:
-            try:
-                async with self._queue.consume(
-                    topic, group=self.worker_id, prefetch=64, ephemeral=True
-                ) as nudges:
-                    async for delivery in nudges:
-                        backoff = Backoff()
-                        self._nudge(delivery.message)
-                        await delivery.ack()
-            except QueueError as error:
-                # What it would have told comes with the next renewal.
-                log.warning("the inbox is away: %s", error)
-            await asyncio.sleep(backoff.next())
+    async def _take_nudge(self, delivery: Delivery) -> None:
+        self._nudge(delivery.message)
+        await delivery.ack()
 
     def _nudge(self, message: QueueMessage) -> None:
         task_id = message.data.get("task_id")
@@ -320,6 +337,21 @@ class Worker:
         elif message.action is ActionTypes.SEND_EVENT:
             seq = message.data.get("seq")
             attempt.inbound(seq if isinstance(seq, int) else 0, self._store)
+
+
+class _Direct:
+    """A message that nobody waits to have acknowledged; the store repeats what is unfinished."""
+
+    topic = ""
+
+    def __init__(self, message: QueueMessage) -> None:
+        self.message = message
+
+    async def ack(self) -> None:
+        pass
+
+    async def nack(self) -> None:
+        pass
 
 
 def _task_id(message: QueueMessage) -> str:

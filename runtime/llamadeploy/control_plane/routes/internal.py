@@ -6,7 +6,6 @@ Raw routes with msgspec, because every task passes here three times.
 from __future__ import annotations
 
 import asyncio
-import hmac
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any, Protocol
@@ -65,12 +64,8 @@ _decode_call = msgspec.json.Decoder(CallRequest).decode
 _decoders = {name: msgspec.json.Decoder(op.request) for name, op in OPERATIONS.items()}
 
 
-def internal_router(control_plane: Executing, token: str | None = None) -> APIRouter:
-    """The routes under ``/internal/v1``.
-
-    Args:
-        token: what ``Authorization: Bearer`` must carry; ``None`` lets everybody in.
-    """
+def internal_router(control_plane: Executing) -> APIRouter:
+    """The routes under ``/internal/v1``; the application asks for the token."""
     router = APIRouter()
 
     async def execute(request: Request) -> Response:
@@ -109,7 +104,7 @@ def internal_router(control_plane: Executing, token: str | None = None) -> APIRo
         (CALL_PATH, "POST", call),
         (RESULTS_PATH + "/{task_id}", "GET", result),
     ):
-        router.add_route(path, _guarded(endpoint, token), [method], include_in_schema=False)
+        router.add_route(path, _typed_errors(endpoint), [method], include_in_schema=False)
     return router
 
 
@@ -130,15 +125,12 @@ async def _execute(control_plane: Executing, item: _Operation) -> dict[str, Any]
         return _error("StoreError", f"{item.op} failed: {type(error).__name__}")
 
 
-def _guarded(
-    endpoint: Callable[[Request], Awaitable[Response]], token: str | None
+def _typed_errors(
+    endpoint: Callable[[Request], Awaitable[Response]],
 ) -> Callable[[Request], Awaitable[Response]]:
-    wanted = None if token is None else f"Bearer {token}".encode()
+    """Errors with their type, so that the worker can raise the same ones."""
 
-    async def guarded(request: Request) -> Response:
-        given = request.headers.get("authorization", "").encode()
-        if wanted is not None and not hmac.compare_digest(given, wanted):
-            return _problem(401, "the API token is missing or wrong")
+    async def answer(request: Request) -> Response:
         try:
             return await endpoint(request)
         except NotFoundError as error:
@@ -148,7 +140,7 @@ def _guarded(
         except LlamaDeployError as error:
             return _problem(409, str(error), error)
 
-    return guarded
+    return answer
 
 
 def _error(type_name: str, message: str) -> dict[str, Any]:
