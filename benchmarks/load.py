@@ -134,7 +134,8 @@ async def _whole(options: argparse.Namespace, request: bytes) -> bytes:
 
 
 def _unchunked(body: bytes) -> bytes:
-    parts, at = [], 0
+    parts: list[bytes] = []
+    at = 0
     while True:
         end = body.index(b"\r\n", at)
         size = int(body[at:end], 16)

@@ -158,7 +158,7 @@ def _running(
     log = folder / "server.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            command, cwd=folder, env=_clean_environment() | environment,
+            command, cwd=folder, env={**_clean_environment(), **environment},
             stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
     server = Server(

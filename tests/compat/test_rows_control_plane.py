@@ -93,7 +93,7 @@ def test_services(call: Call, url: str) -> None:
         "services_store_key", "tasks_store_key", "session_store_key", "step_interval",
         "host", "port", "running", "topic_namespace",
     } <= set(registered.json)  # fmt: skip
-    expected = definition | {"prompt": []}
+    expected: dict[str, Any] = definition | {"prompt": []}
     one = call("GET", f"{url}/services/row")
     assert (one.status, one.json) == (200, expected)
     assert call("GET", f"{url}/services").json["row"] == expected
