@@ -81,7 +81,7 @@ def ask(deployment: Any) -> None:
         TaskDefinition(input=json.dumps({"days": 4}), service_id="trip_planner")
     )
     events = task.events()
-    question = next(events)["prefix"]
+    question = next(events)["_data"]["prefix"]  # fields an event class does not declare nest there
     print(f"  the workflow asks: {question}")
     print("  (while it waits, it is stored, and occupies no worker)")
     print("  we answer: Lisbon")
@@ -95,21 +95,23 @@ def main() -> None:
     started = time.monotonic()
     say("1. Serve a deployment: three workflows, each a service with a worker process of its own.")
     print("   The file is a Kubernetes manifest; a cluster takes the same one.")
-    with tempfile.TemporaryDirectory(prefix="llamadeploy-demo-") as folder:
-        with serving(Path(folder)) as server:
-            llamactl(server, "status")
+    with (
+        tempfile.TemporaryDirectory(prefix="llamadeploy-demo-") as folder,
+        serving(Path(folder)) as server,
+    ):
+        llamactl(server, "status")
 
-            say("2. Run a task and wait for its result.")
-            llamactl(server, "run", "-d", "quickstart", "-a", "message", "Hello!")
+        say("2. Run a task and wait for its result.")
+        llamactl(server, "run", "-d", "quickstart", "-a", "message", "Hello!")
 
-            deployment = Client(api_server_url=server).sync.apiserver.deployments.get("quickstart")
-            say("3. Start a task and watch its events as they come (Python SDK).")
-            stream(deployment)
+        deployment = Client(api_server_url=server).sync.apiserver.deployments.get("quickstart")
+        say("3. Start a task and watch its events as they come (Python SDK).")
+        stream(deployment)
 
-            say("4. A task that asks a person, and goes on with the answer.")
-            ask(deployment)
+        say("4. A task that asks a person, and goes on with the answer.")
+        ask(deployment)
 
-            say("5. Stop: workers finish what they run, then everything ends.")
+        say("5. Stop: workers finish what they run, then everything ends.")
     print(f"\nDone in {time.monotonic() - started:.0f} s; nothing is left behind.")
     print(f"Serve it yourself: {os.path.relpath(LLAMACTL)} serve {os.path.relpath(MANIFEST)}")
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -189,11 +190,12 @@ class Task(Model):
         )
         return EventDefinition.model_validate(response.json())
 
-    async def events(self) -> AsyncIterator[dict[str, Any]]:
+    async def events(self) -> AsyncGenerator[dict[str, Any]]:
         """The events of the task's stream from the first one on, until the task ends."""
         params = {"session_id": self.session_id}
-        async for event in self.client.transport.lines(f"{self._url}/events", params):
-            yield event
+        async with aclosing(self.client.transport.lines(f"{self._url}/events", params)) as lines:
+            async for event in lines:
+                yield event
 
 
 class SessionCollection(Model):

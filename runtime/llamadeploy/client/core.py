@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 from llamadeploy.client.errors import ServerError
@@ -145,16 +146,15 @@ class Session(Model):
             "POST", f"{self._url}/tasks/{task_id}/send_event", json=ev_def.model_dump()
         )
 
-    async def get_task_result_stream(self, task_id: str) -> AsyncIterator[dict[str, Any]]:
+    async def get_task_result_stream(self, task_id: str) -> AsyncGenerator[dict[str, Any]]:
         """The events of the task's stream from the first one on, until the task ends.
 
         Raises:
             ServerError: 404, no such session or task.
         """
-        async for event in self.client.transport.lines(
-            f"{self._url}/tasks/{task_id}/result_stream"
-        ):
-            yield event
+        async with aclosing(self.client.transport.lines(f"{self._url}/tasks/{task_id}/result_stream")) as lines:
+            async for event in lines:
+                yield event
 
 
 class Service(Model):
