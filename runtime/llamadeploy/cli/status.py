@@ -57,7 +57,8 @@ def _service_lines(details: dict[str, object]) -> list[str]:
     lines = []
     services = details.get("services")
     for name, service in services.items() if isinstance(services, dict) else ():
-        line = f"{name}: {service.get('state')}, {service.get('ready_replicas')}/{service.get('replicas')}"
+        ready = f"{service.get('ready_replicas')}/{service.get('replicas')}"
+        line = f"{name}: {service.get('state')}, {ready}"
         if service.get("last_error"):
             line += f" ({str(service['last_error']).splitlines()[-1]})"
         lines.append(line)

@@ -152,7 +152,8 @@ class Session(Model):
         Raises:
             ServerError: 404, no such session or task.
         """
-        async with aclosing(self.client.transport.lines(f"{self._url}/tasks/{task_id}/result_stream")) as lines:
+        url = f"{self._url}/tasks/{task_id}/result_stream"
+        async with aclosing(self.client.transport.lines(url)) as lines:
             async for event in lines:
                 yield event
 
