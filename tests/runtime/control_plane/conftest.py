@@ -56,9 +56,7 @@ class Job:
             for n, item in enumerate(data)
         )
         self.index += len(events)
-        await self.control_plane.execute(
-            "append_events", AppendRequest(self.execution.key, events)
-        )
+        await self.control_plane.execute("append_events", AppendRequest(self.execution.key, events))
 
 
 class Workers:
@@ -142,9 +140,7 @@ class Plane:
     url: str
     http: aiohttp.ClientSession
 
-    async def call(
-        self, method: str, path: str, expect: int = 200, **kwargs: Any
-    ) -> Any:
+    async def call(self, method: str, path: str, expect: int = 200, **kwargs: Any) -> Any:
         async with self.http.request(
             method, self.url + path, allow_redirects=False, **kwargs
         ) as response:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -11,10 +12,6 @@ MAX_BODY_BYTES = 32 * 1024 * 1024
 
 MAX_INTERNAL_BODY_BYTES = 256 * 1024 * 1024
 """Of a worker's request: a batch with several contexts."""
-
-
-class BodyTooLarge(Exception):
-    """The body went over the limit while it was read."""
 
 
 class BodyLimitMiddleware:
@@ -44,10 +41,7 @@ class BodyLimitMiddleware:
                 return
             await self._app(scope, receive, send)
             return
-        try:
-            await self._app(scope, _counted(receive, limit), send)
-        except BodyTooLarge:
-            await _refuse(limit, scope, receive, send)
+        await self._app(scope, _counted(receive, limit), send)
 
 
 def _counted(receive: Receive, limit: int) -> Receive:
@@ -58,13 +52,18 @@ def _counted(receive: Receive, limit: int) -> Receive:
         message = await receive()
         size += len(message.get("body", b""))
         if size > limit:
-            raise BodyTooLarge
+            raise HTTPException(413, _detail(limit), {"Connection": "close"})
         return message
 
     return counted
 
 
 async def _refuse(limit: int, scope: Scope, receive: Receive, send: Send) -> None:
-    detail = f"The request body is too large: at most {limit} bytes are accepted"
-    response = JSONResponse({"detail": detail}, status_code=413, headers={"Connection": "close"})
+    response = JSONResponse(
+        {"detail": _detail(limit)}, status_code=413, headers={"Connection": "close"}
+    )
     await response(scope, receive, send)
+
+
+def _detail(limit: int) -> str:
+    return f"The request body is too large: at most {limit} bytes are accepted"
