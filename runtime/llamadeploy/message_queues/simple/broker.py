@@ -78,6 +78,16 @@ class Broker:
 
     # Topics
 
+    @property
+    def topics(self) -> list[str]:
+        """The topics' names."""
+        return list(self._topics)
+
+    @property
+    def consumers(self) -> list[str]:
+        """The ids of the consumers that are taken for alive."""
+        return list(self._consumers)
+
     def has_topic(self, name: str) -> bool:
         """Whether the topic exists."""
         return name in self._topics
@@ -106,6 +116,11 @@ class Broker:
         """Messages ready plus leased; 0 for an unknown topic."""
         topic = self._topics.get(name)
         return 0 if topic is None else topic.depth
+
+    def waiting(self, name: str) -> int:
+        """How many consumers wait for a message of the topic."""
+        topic = self._topics.get(name)
+        return 0 if topic is None else len(topic.waiters)
 
     # Messages
 
