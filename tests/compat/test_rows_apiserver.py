@@ -34,7 +34,6 @@ MISSING_FIELDS = [
     ("/deployments/compat/tasks/run", {}),
     ("/deployments/compat/tasks/create", {"service_id": "echo"}),
     ("/deployments/compat/tasks/t/events?session_id=s", {"service_id": "echo"}),
-    ("/deployments/compat/tasks/t/events", EVENT),
     ("/deployments/compat/sessions/delete", None),
     ("/deployments/create", None),
 ]
@@ -114,9 +113,11 @@ def test_unknown_deployment(call: Call, url: str, method: str, path: str, conten
     assert (reply.status, reply.json) == (404, NOT_FOUND)
 
 
-def test_unknown_deployment_of_the_ui_proxy(call: Call, url: str) -> None:
-    reply = call("GET", f"{url}/ui/nobody/index.html")
-    assert (reply.status, reply.json) == (404, NOT_FOUND)
+@pytest.mark.original_differs("proxies to port 3000, whatever listens there")
+def test_the_ui_proxy_says_that_it_is_not_there_yet(call: Call, url: str) -> None:
+    reply = call("GET", f"{url}/ui/compat/index.html")
+    assert reply.status == 501
+    assert "ui" in reply.json["detail"].lower()
 
 
 @pytest.mark.parametrize(("path", "content"), MISSING_FIELDS)
@@ -222,9 +223,10 @@ def test_results(call: Call, compat: str, eventually: Callable[..., Any]) -> Non
     }
 
 
+@pytest.mark.original_differs("null, as for a task that is not ready: its client waits for ever")
 def test_results_of_an_unknown_task(call: Call, compat: str, session: str) -> None:
     reply = call("GET", f"{compat}/tasks/nobody/results?session_id={session}")
-    assert (reply.status, reply.json) == (200, None)
+    assert (reply.status, reply.json) == (404, {"detail": "Task not found"})
 
 
 @pytest.mark.original_differs("a failure is not told apart from a result")
@@ -286,12 +288,14 @@ def test_sessions(call: Call, compat: str) -> None:
     session = created.json["session_id"]
     call("POST", f"{compat}/tasks/run?session_id={session}", body("echo"))
     one = call("GET", f"{compat}/sessions/{session}")
-    assert (one.status, one.json) == (200, created.json)
-    assert created.json in call("GET", f"{compat}/sessions").json
+    # The original always blanks `task_ids` and `state` here; ours may fill them.
+    assert (one.status, set(one.json)) == (200, set(created.json))
+    assert one.json["session_id"] == session
+    assert session in ids(call("GET", f"{compat}/sessions"))
     for _ in range(2):
         deleted = call("POST", f"{compat}/sessions/delete?session_id={session}")
         assert (deleted.status, deleted.json) == (200, None)
-    assert created.json not in call("GET", f"{compat}/sessions").json
+    assert session not in ids(call("GET", f"{compat}/sessions"))
 
 
 def test_no_service_and_no_default(
@@ -310,6 +314,10 @@ def test_no_service_and_no_default(
         for path in ("run", "create"):
             reply = call("POST", f"{server.api_url}/deployments/plain/tasks/{path}", body())
             assert (reply.status, reply.json) == (400, NO_SERVICE)
+
+
+def ids(reply: Any) -> list[str]:
+    return [each["session_id"] for each in reply.json]
 
 
 def multipart(content: str) -> bytes:

@@ -74,8 +74,9 @@ def test_create_task_keeps_the_clients_id(value: Callable[[str], Any]) -> None:
     assert seen["result"] == "echo: mine"
 
 
-def test_result_of_an_unknown_task_is_null(value: Callable[[str], Any]) -> None:
-    assert value("result_of_unknown_task") is None
+@pytest.mark.original_differs("null, as for a task that is not ready")
+def test_result_of_an_unknown_task_is_an_error(value: Callable[[str], Any]) -> None:
+    assert value("result_of_unknown_task") == 404
 
 
 @pytest.mark.original_differs("a result overtakes the tail of its stream", strict=False)

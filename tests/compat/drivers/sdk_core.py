@@ -79,7 +79,10 @@ def create_task_keeps_the_client_id(client: Any, deployment: str) -> Any:
 @step
 def result_of_unknown_task(client: Any, deployment: str) -> Any:
     session = yield client.core.sessions.create()
-    return (yield session.get_task_result("nobody"))
+    try:
+        return (yield session.get_task_result("nobody"))
+    except httpx.HTTPStatusError as error:
+        return error.response.status_code
 
 
 @step
