@@ -189,7 +189,7 @@ def migrate(connection: sqlite3.Connection) -> None:
 
 
 def statements(script: str) -> list[str]:
-    """The statements of a script (``executescript`` would commit the transaction)."""
+    """The statements of a script, each ending with its line (``executescript`` would commit)."""
     found: list[str] = []
     pending = ""
     for line in script.splitlines(keepends=True):
