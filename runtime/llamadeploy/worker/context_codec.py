@@ -25,6 +25,7 @@ from workflows.events import Event, InternalDispatchEvent
 from llamadeploy.exceptions import LlamaDeployError, SignatureError
 from llamadeploy.signing import KeyRing
 from llamadeploy.state_stores.records import InboundEvent
+from llamadeploy.worker.engine import Answered, ObservedRun
 
 VERSION = 1
 """Of the envelope; one that is higher was written by a newer release and is refused."""
@@ -136,7 +137,11 @@ class ContextCodec:
         self._workflow = workflow
         self._keyring = keyring
         state = infer_state_type(workflow)
-        declared: list[type[Any]] = [*dict.fromkeys(_declared_events(workflow)), DictState]
+        declared: list[type[Any]] = [
+            *dict.fromkeys(_declared_events(workflow)),
+            DictState,
+            Answered,
+        ]
         if state is not DictState:
             declared.append(state)
         self.serializer = AllowedTypes(*declared)
@@ -149,20 +154,20 @@ class ContextCodec:
         """An empty context."""
         return Context(self._workflow, serializer=self.serializer)
 
-    def dump(self, context: Context) -> dict[str, Any]:
-        """``context.to_dict()``.
+    def save(self, run: ObservedRun) -> dict[str, Any]:
+        """The context of a run that is idle or has ended.
 
         Raises:
             ContextError: names the key or event that has no JSON form.
         """
         try:
-            return context.to_dict(self.serializer)
+            return run.save(self.serializer)
         except Exception as error:
             raise ContextError(f"the workflow's context cannot be saved: {error}") from error
 
-    def sign_context(self, context: Context) -> str:
-        """The signed text of a finished run's context. Raises ContextError as :meth:`dump`."""
-        return self._keyring.sign("context", _encode(_Envelope(self.dump(context))))
+    def sign_context(self, run: ObservedRun) -> str:
+        """The signed text of a finished run's context. Raises ContextError as :meth:`save`."""
+        return self._keyring.sign("context", _encode(_Envelope(self.save(run))))
 
     def sign_snapshot(self, snapshot: Snapshot) -> str:
         """The signed text of a parked run."""

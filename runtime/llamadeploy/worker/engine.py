@@ -3,7 +3,12 @@
 The library lets a runtime be plugged in for durable execution. This one runs in memory as the
 default does, and hands what happens to an observer: synchronously and in the control loop's own
 order, which no reader of the event stream gets (an ``UnhandledEvent`` does not say which event it
-was). It also does not pay for the library's repeated inspection of the workflow.
+was). It also does not pay for the library's repeated inspection of the workflow, and saves a run
+from its live state instead of replaying all its ticks.
+
+One defect of the library is kept away (2.26.1): an answer resolves every waiter of its type again,
+also those of the same step which have theirs already, so that a step which waits twice gets the
+second answer twice and runs twice at once. See :class:`Answered`.
 """
 
 from __future__ import annotations
@@ -17,13 +22,14 @@ from typing import Any, Protocol
 
 from workflows import Workflow
 from workflows.context.serializers import BaseSerializer
-from workflows.events import Event, HumanResponseEvent, StartEvent, StepFailedEvent
+from workflows.events import Event, HumanResponseEvent, StartEvent, StepFailedEvent, StopEvent
 from workflows.plugins.basic import (
     AsyncioAdapterQueues,
     BasicRuntime,
     InternalAsyncioAdapter,
     get_current_run_id,
 )
+from workflows.runtime.control_loop.runner import _ControlLoopRunner
 from workflows.runtime.types.internal_state import BrokerConfig, BrokerState
 from workflows.runtime.types.named_task import NamedTask, PendingStart, WorkerTask
 from workflows.runtime.types.plugin import (
@@ -32,10 +38,15 @@ from workflows.runtime.types.plugin import (
     RegisteredWorkflow,
     Runtime,
     WaitForNextTaskResult,
+    consume_current_run,
 )
 from workflows.runtime.types.results import RetryAttempt, StepWorkerOutput, StepWorkerState
-from workflows.runtime.types.step_function import StepWorkerFunction
-from workflows.runtime.types.ticks import WorkflowTick
+from workflows.runtime.types.step_function import (
+    StepWorkerFunction,
+    as_step_worker_functions,
+    create_workflow_run_function,
+)
+from workflows.runtime.types.ticks import TickAddEvent, WorkflowTick
 from workflows.runtime.verbose import VerboseDecorator
 
 _FROM_LIBRARY = (StartEvent, StepFailedEvent)
@@ -50,6 +61,10 @@ class StepIdentity:
     a retry or because what it waited for has come."""
 
     work_item: str
+
+
+class Answered(Event):
+    """What a waiter that has its answer waits for: nothing that ever comes."""
 
 
 class Observer(Protocol):
@@ -71,17 +86,22 @@ class Observer(Protocol):
 class ObservedRun:
     """The inside of one run."""
 
-    __slots__ = ("_queues", "adapter", "observer")
+    __slots__ = ("_loop", "_queues", "adapter", "observer")
 
     def __init__(self, observer: Observer) -> None:
         self.observer = observer
         self.adapter: InternalRunAdapter | None = None
         self._queues: AsyncioAdapterQueues | None = None
+        self._loop: _ControlLoopRunner | None = None
 
     def attach(self, queues: AsyncioAdapterQueues) -> None:
         """The run exists now."""
         self._queues = queues
-        self.adapter = _ObservedAdapter(queues, self.observer)
+        self.adapter = _ObservedAdapter(queues, self)
+
+    def entered(self, loop: _ControlLoopRunner) -> None:
+        """The run's control loop begins."""
+        self._loop = loop
 
     def send(self, tick: WorkflowTick) -> None:
         """Put a tick into the run's mailbox."""
@@ -92,6 +112,25 @@ class ObservedRun:
         """Cancel the control loop, which cancels the steps."""
         if self._queues is not None:
             self._queues.complete.cancel()
+
+    def save(self, serializer: BaseSerializer) -> dict[str, Any]:
+        """What ``Context.to_dict()`` gives. Only while idle, or at the end."""
+        assert self._loop is not None and self._queues is not None  # noqa: S101 - it has run
+        saved = self._loop.state.to_serialized(serializer)
+        if self._queues.state_store is not None:
+            saved.state = self._queues.state_store.to_dict(serializer)
+        return saved.model_dump(mode="python")
+
+    def shield_answered(self) -> None:
+        """Keep the waiters that have their answer from being answered again."""
+        if self._loop is None:
+            return
+        for worker in self._loop.state.workers.values():
+            for waiter in worker.collected_waiters:
+                if waiter.resolved_event is not None:
+                    waiter.waiting_for_event = Answered
+                    waiter.requirements = {}
+                    waiter.has_requirements = False  # else a resume would run the step for it
 
 
 class ObservedRuntime(BasicRuntime):
@@ -132,10 +171,27 @@ class ObservedRuntime(BasicRuntime):
     def register(self, workflow: Workflow) -> RegisteredWorkflow:
         """Once per runtime: it serves a single workflow, and the library asks twice per run."""
         if self._registered is None or self._registered.workflow is not workflow:
-            registered = super().register(workflow)
-            registered.steps = {name: self._named(step) for name, step in registered.steps.items()}
-            self._registered = registered
+            steps = as_step_worker_functions(workflow)
+            self._registered = RegisteredWorkflow(
+                workflow=workflow,
+                workflow_run_fn=create_workflow_run_function(workflow, self._control_loop),
+                steps={name: self._named(step) for name, step in steps.items()},
+            )
         return self._registered
+
+    async def _control_loop(
+        self, start_event: Event | None, init_state: BrokerState | None, run_id: str
+    ) -> StopEvent:
+        """The library's control loop, known to the observed run."""
+        parts = consume_current_run()
+        state = init_state or BrokerState.from_workflow(parts.workflow)
+        loop = _ControlLoopRunner(
+            parts.workflow, parts.run_adapter, parts.context, parts.steps, state
+        )
+        run = self._runs.get(run_id)
+        if run is not None:
+            run.entered(loop)
+        return await loop.run(start_event=start_event)
 
     def get_internal_adapter(self, workflow: Workflow) -> InternalRunAdapter:
         """The observed adapter, or for a run that a step starts on its own the library's."""
@@ -166,15 +222,18 @@ class ObservedRuntime(BasicRuntime):
 
 
 class _ObservedAdapter(InternalAsyncioAdapter):
-    def __init__(self, queues: AsyncioAdapterQueues, observer: Observer) -> None:
+    def __init__(self, queues: AsyncioAdapterQueues, run: ObservedRun) -> None:
         super().__init__(queues)
-        self._observer = observer
+        self._run = run
+        self._observer = run.observer
 
     async def write_to_event_stream(self, event: Event) -> None:
         self._observer.published(event)
 
     async def on_tick(self, tick: WorkflowTick) -> None:
-        await super().on_tick(tick)
+        # Ticks are not kept for a replay: :meth:`ObservedRun.save` needs none.
+        if isinstance(tick, TickAddEvent):
+            self._run.shield_answered()
         self._observer.ticked(tick)
 
     async def wait_for_next_task(

@@ -113,7 +113,6 @@ class WorkflowRun:
         self._threads = ThreadGroup()
         self._steps: set[asyncio.Task[Any]] = set()
         self._calls = CallScope(execution, served.caller, {})
-        self._handler: WorkflowHandler | None = None
         self._inside: ObservedRun | None = None
         self._verdict: Outcome | None = None
         self._closed = False
@@ -137,7 +136,7 @@ class WorkflowRun:
         """Accepted events. Early ones are held, live ones go in at once."""
         if self._verdict is not None or self._task.done():
             return
-        if self._inside is None or self._handler is None:
+        if self._inside is None:
             self._inbox.accept(events)
             return
         for event in self._inbox.offer_live(events):
@@ -158,11 +157,11 @@ class WorkflowRun:
         try:
             with self._served.runtime.observing(run_id, self) as inside:
                 try:
-                    self._handler = self._start(run_id)
+                    handler = self._start(run_id)
                 except _RefusedError as refused:
                     return refused.outcome
                 self._inside = inside
-                return await self._finish(self._handler)
+                return await self._finish(handler)
         finally:
             self._clock.pause()
             for timer in (*self._timers, self._patience):
@@ -196,9 +195,9 @@ class WorkflowRun:
             return self._verdict or failed(error, retryable=True)
         if self._verdict is not None:
             return self._verdict
-        return self._succeeded(handler, stop)
+        return self._succeeded(stop)
 
-    def _succeeded(self, handler: WorkflowHandler, stop: StopEvent) -> Outcome:
+    def _succeeded(self, stop: StopEvent) -> Outcome:
         if isinstance(stop, IdleReleasedEvent):
             error = WorkflowRuntimeError("the run was released while idle by its own code")
             return failed(error, retryable=False)
@@ -209,7 +208,8 @@ class WorkflowRun:
         if not self._execution.keep_context:
             return Succeeded(result)
         try:
-            return Succeeded(result, self._served.codec.sign_context(handler.ctx))
+            assert self._inside is not None  # noqa: S101 - narrows the type; set until _run ends
+            return Succeeded(result, self._served.codec.sign_context(self._inside))
         except ContextError as error:
             return failed(error, retryable=False)
 
@@ -365,7 +365,7 @@ class WorkflowRun:
         if self._offer() or self._expire_waiters():
             return
         try:
-            context = self._served.codec.dump(self._require_handler().ctx)
+            context = self._served.codec.save(self._inside)
         except ContextError as error:
             self._stay(str(error))
             return
@@ -455,10 +455,6 @@ class WorkflowRun:
     def _emit(self, kind: str, data: str) -> None:
         self._sink.emit(NewEvent(self._index, kind, data))
         self._index += 1
-
-    def _require_handler(self) -> WorkflowHandler:
-        assert self._handler is not None  # noqa: S101 - set before the first tick
-        return self._handler
 
 
 class _RefusedError(Exception):
