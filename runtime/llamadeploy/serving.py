@@ -102,9 +102,12 @@ class HttpServer:
         self._task = asyncio.create_task(self._server.run_on(listener), name="http-server")
         await self._server.ready.wait()
         if not self._server.started:
-            self._task, self._server = None, None
+            task, self._task, self._server = self._task, None, None
+            await asyncio.wait({task})
             listener.close()
-            raise DeploymentError("the application failed to start; the log above says why")
+            raise DeploymentError(
+                "the application failed to start; the log above says why"
+            ) from task.exception()
 
     async def wait(self) -> None:
         """Return when the server has ended (after :meth:`stop`); raise what ended it otherwise."""

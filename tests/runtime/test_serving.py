@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import signal
 import socket
 from collections.abc import AsyncIterator
@@ -8,14 +9,16 @@ from contextlib import asynccontextmanager
 
 import aiohttp
 import pytest
+import yarl
 from fastapi import FastAPI
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, StreamingResponse
 from starlette.routing import Route
+from starlette.types import Message, Receive, Scope, Send
 
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
-from llamadeploy.serving import HttpServer, probe_routes
+from llamadeploy.serving import HttpServer, TokenMiddleware, probe_routes
 
 
 async def hello(request: Request) -> PlainTextResponse:
@@ -147,3 +150,48 @@ async def test_probes() -> None:
                 assert names == ["raise"] or all(name in body for name in names)
             async with http.get("/healthz") as reply:
                 assert reply.status == 200
+
+
+async def test_the_token_middleware_guards_all_but_the_exempt() -> None:
+    async def ready() -> list[str]:
+        return []
+
+    app = FastAPI()
+    app.include_router(probe_routes(ready))
+    app.add_api_route("/secret", lambda: "s")
+    app.add_middleware(TokenMiddleware, token="hunter2", exempt=("/healthz", "/readyz"))
+    basic = "Basic " + base64.b64encode(b"x:hunter2").decode()
+    cases = [("/healthz", "", 200), ("/readyz", "", 200), ("/secret", "", 401),
+             ("/secret", "Bearer hunter2", 200), ("/secret", basic, 200),
+             ("/secret", "Bearer hunter", 401), ("/secret/../healthz", "", 401)]  # fmt: skip
+    async with HttpServer(app) as server, aiohttp.ClientSession(server.url) as http:
+        for path, header, status in cases:
+            url = server.url + path
+            async with http.get(
+                yarl.URL(url, encoded=True), headers={"Authorization": header} if header else {}
+            ) as reply:
+                assert reply.status == status, (path, header)
+                assert status != 401 or reply.headers["WWW-Authenticate"].startswith("Bearer")
+
+
+async def test_websockets_need_the_token_too() -> None:
+    entered = False
+
+    async def inner(scope: Scope, receive: Receive, send: Send) -> None:
+        nonlocal entered
+        entered = True
+
+    sent = []
+
+    async def send(event: Message) -> None:
+        sent.append(event)
+
+    async def receive() -> Message:
+        return {"type": "websocket.connect"}
+
+    scope = {"type": "websocket", "path": "/", "headers": []}
+    await TokenMiddleware(inner, "t")(scope, receive, send)
+    assert sent == [{"type": "websocket.close", "code": 1008}] and not entered
+    scope["headers"] = [(b"authorization", b"Bearer t")]
+    await TokenMiddleware(inner, "t")(scope, receive, send)
+    assert entered

@@ -74,13 +74,13 @@ class Batcher(Generic[T]):
             outcomes = [error] * len(batch)
         finally:
             self._free += 1
-        for (_, future), error in zip(batch, outcomes, strict=True):
+        for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
                 continue
-            if error is None:
+            if outcome is None:
                 future.set_result(None)
-            elif isinstance(error, asyncio.CancelledError):
+            elif isinstance(outcome, asyncio.CancelledError):
                 future.cancel()
             else:
-                future.set_exception(error)
+                future.set_exception(outcome)
         self._flush()
