@@ -28,7 +28,7 @@ from llamadeploy.worker.contract import Runner
 from llamadeploy.worker.control_plane_client import ControlPlaneClient
 from llamadeploy.worker.health import HealthServer
 from llamadeploy.worker.remote_store import RemoteExecutionStore
-from llamadeploy.worker.worker import Worker
+from llamadeploy.worker.worker import LEASE, Worker
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +63,13 @@ def main() -> NoReturn:
     os._exit(code)
 
 
-def run_worker(settings: PodSettings, environ: Mapping[str, str] | None = None) -> int:
+def run_worker(
+    settings: PodSettings, environ: Mapping[str, str] | None = None, *, lease: float = LEASE
+) -> int:
     """Load the workflow and serve it until SIGTERM, SIGINT or the parent's end; the exit code.
+
+    Args:
+        lease: seconds after which a silent worker's tasks go to another one.
 
     Raises:
         ConfigurationError: a setting is missing or wrong, or the control plane refused.
@@ -72,7 +77,7 @@ def run_worker(settings: PodSettings, environ: Mapping[str, str] | None = None) 
     """
     environ = os.environ if environ is None else environ
     settings.require("service", "control_plane_url", "workflow_path", "source_dir", "signing_keys")
-    process = WorkerProcess(settings, environ)
+    process = WorkerProcess(settings, environ, lease)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(process.run())
 
@@ -96,7 +101,7 @@ def service_definition(settings: PodSettings) -> ServiceDefinition:
 class WorkerProcess:
     """The worker and what a process needs around it: signals, parent, probes, registration."""
 
-    def __init__(self, settings: PodSettings, environ: Mapping[str, str]) -> None:
+    def __init__(self, settings: PodSettings, environ: Mapping[str, str], lease: float) -> None:
         token = settings.api_token
         self._settings = settings
         self._environ = environ
@@ -114,6 +119,7 @@ class WorkerProcess:
             namespace=settings.namespace,
             worker_id=settings.worker_id or f"{settings.replica or settings.service}-{_suffix()}",
             max_concurrent_tasks=settings.max_concurrent_tasks,
+            lease=lease,
         )
         self._health: HealthServer | None = None
         self._ready_fd = _number(environ, READY_FD)
