@@ -89,8 +89,48 @@ class Reply:
         return str(self.body["detail"])
 
 
+def alive(pid: int) -> bool:
+    """Whether the process runs (a zombie does not)."""
+    try:
+        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
+    """The first true value of ``condition``; fails after ``seconds``."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.02)
+    raise AssertionError(f"not within {seconds} s: {what}")
+
+
+def deployment(name: str, *services: str, **options: Any) -> dict[str, Any]:
+    """A deployment file; a service ``echo`` runs ``src/workflow:echo``. ``options`` by service."""
+    return {
+        "name": name,
+        "control-plane": {},
+        "default-service": services[0] if services else None,
+        "services": {
+            each: {
+                "name": each,
+                "source": {"type": "local", "name": "src"},
+                "path": f"src/workflow:{each}",
+                **options.get(each, {}),
+            }
+            for each in services
+        },
+    }
+
+
 class ApiServer:
-    """A running ``llamadeploy api-server``."""
+    """A running ``llamadeploy api-server``; also how tests reach the helpers of this file."""
+
+    alive = staticmethod(alive)
+    deployment = staticmethod(deployment)
+    wait_until = staticmethod(wait_until)
 
     def __init__(self, data_dir: Path, *arguments: str, env: dict[str, str] | None = None) -> None:
         self.data_dir = data_dir
@@ -134,15 +174,20 @@ class ApiServer:
         return self.request("POST", path, body if body is not None else b"", **options)
 
     def create(
-        self, content: Any, base_path: Path | str = ".", *, reload: bool = False, local: bool = False
+        self,
+        content: Any,
+        base_path: Path | str = ".",
+        *,
+        reload: bool = False,
+        local: bool = False,
     ) -> Reply:
         """POST a deployment file: text, bytes, or data that becomes YAML."""
         if not isinstance(content, str | bytes):
             content = yaml.safe_dump(content, sort_keys=False)
         data = content.encode() if isinstance(content, str) else content
         head = (
-            "--XX\r\nContent-Disposition: form-data; name=\"config_file\"; "
-            "filename=\"deployment.yaml\"\r\nContent-Type: application/yaml\r\n\r\n"
+            '--XX\r\nContent-Disposition: form-data; name="config_file"; '
+            'filename="deployment.yaml"\r\nContent-Type: application/yaml\r\n\r\n'
         )
         query = urllib.parse.urlencode(
             {"base_path": base_path, "reload": str(reload).lower(), "local": str(local).lower()}
@@ -215,42 +260,6 @@ def _reply(response: Any) -> Reply:
         return Reply(response.status, json.loads(text) if text else None, headers)
     except ValueError:
         return Reply(response.status, text, headers)
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs (a zombie does not)."""
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-
-
-def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    """The first true value of ``condition``; fails after ``seconds``."""
-    deadline = time.monotonic() + seconds
-    while time.monotonic() < deadline:
-        if value := condition():
-            return value
-        time.sleep(0.02)
-    raise AssertionError(f"not within {seconds} s: {what}")
-
-
-def deployment(name: str, *services: str, **options: Any) -> dict[str, Any]:
-    """A deployment file; a service ``echo`` runs ``src/workflow:echo``. ``options`` by service."""
-    return {
-        "name": name,
-        "control-plane": {},
-        "default-service": services[0] if services else None,
-        "services": {
-            each: {
-                "name": each,
-                "source": {"type": "local", "name": "src"},
-                "path": f"src/workflow:{each}",
-                **options.get(each, {}),
-            }
-            for each in services
-        },
-    }
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,7 @@ def test_a_name_that_is_no_relative_path_is_refused(tmp_path: Path, name: str) -
 
 @pytest.mark.parametrize("name", ["../code", "a/b", "/code"])
 def test_the_configmaps_own_name_is_checked(tmp_path: Path, name: str) -> None:
-    with pytest.raises(SourceError, match="source.name"):
+    with pytest.raises(SourceError, match=r"source\.name"):
         fetch(tmp_path, {"workflow.py": ""}, name)
 
 

@@ -86,9 +86,7 @@ def test_a_link_inside_the_tree_stays_inside_the_copy(project: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("target", ["/etc/passwd", "../../secret", "../missing"])
-def test_a_link_that_leaves_the_tree_is_refused(
-    project: Path, tmp_path: Path, target: str
-) -> None:
+def test_a_link_that_leaves_the_tree_is_refused(project: Path, tmp_path: Path, target: str) -> None:
     (tmp_path / "secret").write_text("secret")
     (project / "src" / "leak").symlink_to(target)
     with pytest.raises(SourceError, match="the symbolic link 'leak' leaves the folder"):
@@ -131,14 +129,14 @@ def test_a_wrong_name_is_a_clear_error(
 
 
 def test_a_missing_base_path_is_named(tmp_path: Path) -> None:
-    with pytest.raises(SourceError, match="base_path: .* is not a folder on the server's machine"):
+    with pytest.raises(SourceError, match=r"base_path: .* is not a folder on the server's machine"):
         fetch(tmp_path / "nowhere", tmp_path / "holder")
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
 def test_an_unreadable_file_is_named(project: Path, tmp_path: Path) -> None:
     (project / "src" / "workflow.py").chmod(0)
-    with pytest.raises(SourceError, match="workflow.py.*cannot be copied: Permission denied"):
+    with pytest.raises(SourceError, match=r"workflow\.py.*cannot be copied: Permission denied"):
         fetch(project, tmp_path / "holder")
 
 
