@@ -25,6 +25,12 @@ BACKLOG_RESEND_SECONDS = 30.0
 MAX_IDLE_SECONDS = 1.0
 """How long the loop sleeps at most: what becomes due is due seconds later (leases, time-outs)."""
 
+ROUND_SECONDS = 3.0
+"""A round is made this often even if the store knows of nothing: the first one says to it when to
+resend, and a backlog that is gone changes that."""
+
+NEVER = float("-inf")
+
 MIN_PAUSE_SECONDS = 0.25
 """Pause after a round that found nothing although something seemed due."""
 
@@ -55,6 +61,7 @@ class RepairLoop:
         self._topics = topics
         self._wake = asyncio.Event()
         self._barren = False
+        self._last = NEVER
 
     def wake(self) -> None:
         """Something may be due now."""
@@ -63,7 +70,6 @@ class RepairLoop:
     async def run(self) -> None:
         """Repair until cancelled; a store or queue that is away is tried again."""
         while True:
-            pause = MAX_IDLE_SECONDS
             try:
                 pause = await self._pause()
                 if pause <= 0:
@@ -71,16 +77,17 @@ class RepairLoop:
                     continue
             except LlamaDeployError as error:
                 log.warning("repair is put off: %s", error)
+                pause = MAX_IDLE_SECONDS
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), pause)
-                self._barren = False
             self._wake.clear()
+            self._barren = False
 
     async def step(self) -> Repaired:
         """One round; what it found is published."""
-        repaired = await self._store.repair(
-            RepairPolicy(resend_unstarted_after=await self._resend())
-        )
+        resend = await self._resend()
+        self._last = time.monotonic()
+        repaired = await self._store.repair(RepairPolicy(resend_unstarted_after=resend))
         for task_id in repaired.dead_lettered:
             log.error("task %s was given up: its workers died", task_id)
         for task_id in repaired.timed_out:
@@ -93,18 +100,24 @@ class RepairLoop:
         return repaired
 
     async def _pause(self) -> float:
+        """Seconds until the next round."""
+        least = MIN_PAUSE_SECONDS if self._barren else 0.0
+        if time.monotonic() - self._last >= ROUND_SECONDS:
+            return least
         due = await self._store.next_due()
         if due is None:
             return MAX_IDLE_SECONDS
-        least = MIN_PAUSE_SECONDS if self._barren else 0.0
-        self._barren = False
         return min(max(due - time.time(), least), MAX_IDLE_SECONDS)
 
     async def _resend(self) -> float | None:
+        backlog = False
         for topic in await self._topics():
-            if await self._queue.depth(topic):
-                return None if self._queue.capabilities.durable else BACKLOG_RESEND_SECONDS
-        return RESEND_SECONDS
+            backlog = backlog or await self._queue.depth(topic) > 0
+        durable = self._queue.capabilities.durable
+        if backlog:
+            return None if durable else BACKLOG_RESEND_SECONDS
+        # An empty queue in memory that we find at the start has forgotten everything.
+        return 0.0 if self._last == NEVER and not durable else RESEND_SECONDS
 
 
 async def sweep_forever(store: StateStore, retention: float) -> None:

@@ -66,16 +66,20 @@ class Workers:
         self.control_plane = control_plane
         self.started: list[str] = []
         self._jobs: dict[str, Job] = {}
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: dict[str, list[asyncio.Task[None]]] = {}
 
     def serve(self, service: str, handler: Handler, *, slots: int = 8) -> str:
         worker_id = f"{service}-{uuid.uuid4().hex[:6]}"
-        self._spawn(self._run(service, worker_id, handler, slots))
-        self._spawn(self._inbox(worker_id))
+        loops = (self._run(service, worker_id, handler, slots), self._inbox(worker_id))
+        self._tasks[worker_id] = [asyncio.create_task(loop) for loop in loops]
         return worker_id
 
-    def _spawn(self, loop: Any) -> None:
-        self._tasks.append(asyncio.create_task(loop))
+    async def kill(self, worker_id: str) -> None:
+        """End it without a word to the store; its broker connection breaks."""
+        tasks = self._tasks.pop(worker_id)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self, service: str, worker_id: str, handler: Handler, slots: int) -> None:
         queue, topic = self.control_plane.queue, topic_name(NAMESPACE, service)
@@ -126,9 +130,8 @@ class Workers:
                 await delivery.ack()
 
     async def aclose(self) -> None:
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        for worker_id in list(self._tasks):
+            await self.kill(worker_id)
 
 
 @dataclass
