@@ -16,7 +16,6 @@ from llamadeploy.control_plane.deferred import DeferredStore
 from llamadeploy.control_plane.outbox import PublishCallback
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.message_queues.base import MessageQueue
-from llamadeploy.message_queues.config import QueueConfig
 from llamadeploy.messages import QueueMessage, topic_name
 from llamadeploy.orchestrator import BaseOrchestrator
 from llamadeploy.serving import HttpServer
@@ -84,9 +83,9 @@ class ControlPlaneServer:
             default_service=default_service,
             on_publish=publish_callback,
         )
-        settings = getattr(message_queue, "config", None)
-        if isinstance(settings, QueueConfig):
-            self.control_plane.queue_config = settings
+        as_config = getattr(message_queue, "as_config", None)
+        if as_config is not None:
+            self.control_plane.queue_config = as_config()
         self._started = False
         self._stopped = asyncio.Event()
         self.app = control_plane_app(self.control_plane, token=token, lifespan=self._lifespan)
