@@ -10,7 +10,7 @@ import click
 from llamadeploy._version import __version__
 
 _ENTRY_POINTS = {
-    "api-server": ("llamadeploy.api_server.command", "Serve deployments on this machine."),
+    "api-server": ("llamadeploy.api_server.process", "Serve deployments on this machine."),
     "control-plane": (
         "llamadeploy.control_plane.process",
         "Serve one deployment's API, and its queue where that is 'simple'.",

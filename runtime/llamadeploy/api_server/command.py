@@ -89,8 +89,3 @@ def _announce(serving: Serving) -> None:
     click.echo(f"The API server listens on {serving.url}")
     for status in serving.backend.status():
         click.echo(f"  deployment {status.name}: {status.state.value}")
-
-
-def main() -> None:
-    """Console entry."""
-    api_server()

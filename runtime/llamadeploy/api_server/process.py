@@ -101,6 +101,13 @@ def run(options: ServeOptions, *, on_ready: Callable[[Serving], None] | None = N
     return 0
 
 
+def main() -> None:
+    """The console entry: parses the command line."""
+    from llamadeploy.api_server.command import api_server
+
+    api_server(prog_name="llamadeploy api-server")
+
+
 async def _bring_up(backend: LocalBackend, options: ServeOptions) -> str | None:
     """Restore what ran before, then the folder of files, then the one file."""
     files = await asyncio.to_thread(_folder_files, options.rc_path)

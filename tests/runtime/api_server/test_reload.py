@@ -106,3 +106,16 @@ def test_no_request_fails_while_it_reloads(versioned: Any, tmp_path: Path) -> No
     assert {reply.status for reply in replies} == {200}
     assert {reply.body for reply in replies} <= {"one", "two", "three"}
     assert versioned.run("reloaded").body == "three"
+
+
+def test_tasks_of_a_removed_service_end(versioned: Any, project: Path) -> None:
+    file = versioned.deployment("removing", "echo", "ask")
+    assert versioned.create(file, project).status == 200
+    waiting = versioned.start_task("removing", "ask")
+    file = versioned.deployment("removing", "echo")
+    assert versioned.create(file, project, reload=True).status == 200
+    result = versioned.result("removing", waiting)
+    assert result["data"]["state"] == "cancelled"
+    assert "service 'ask' was removed" in str(result)
+    assert versioned.run("removing", text="x").body == "v1 x"
+    versioned.request("DELETE", "/deployments/removing")

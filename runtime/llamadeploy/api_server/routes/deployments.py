@@ -11,7 +11,6 @@ from llamadeploy.api_server.backends.base import Backend, DeployRequest
 from llamadeploy.exceptions import NotFoundError
 from llamadeploy.types import DeploymentDefinition
 
-
 MAX_FILE_BYTES = 8 * 1024 * 1024
 """Of a deployment file; each ConfigMap in it holds up to 1 MiB, as in Kubernetes."""
 

@@ -109,8 +109,10 @@ class LocalBackend:
         """See :meth:`llamadeploy.api_server.backends.base.Backend.delete`."""
         deployment = self._get(name)
         async with self._reserved(name, DeploymentState.STOPPING):
-            await deployment.stop(self._options.drain_seconds)
+            # First, so that whoever waits for a task hears of its end.
+            await deployment.forget_tasks()
             del self._deployments[name]
+            await deployment.stop(0)
             await asyncio.to_thread(self._data.folder(name).remove)
 
     def names(self) -> list[str]:

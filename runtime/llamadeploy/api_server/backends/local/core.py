@@ -8,6 +8,7 @@ import logging
 from collections.abc import Sequence
 from contextlib import AsyncExitStack
 from typing import Any, Self
+from urllib.parse import quote
 
 from pydantic import SecretStr
 
@@ -149,7 +150,7 @@ class Core:
             deployment=self._name,
             namespace=self.namespace,
             queue_type="simple",
-            queue_url=SecretStr(self.queue.url),
+            queue_url=SecretStr(_with_token(self.queue.url, token)),
             control_plane_url=self.http.url,
             signing_keys=SecretStr(signing_keys),
             api_token=SecretStr(token) if token else None,
@@ -174,6 +175,11 @@ def _config(spec: DeploymentSpec, namespace: str) -> ControlPlaneConfig:
     """What the control plane tells its clients of itself."""
     given = spec.control_plane.model_dump(exclude_none=True, exclude={"state_store_uri"})
     return load_settings(ControlPlaneConfig, **{**given, "topic_namespace": namespace})
+
+
+def _with_token(url: str, token: str | None) -> str:
+    """The queue's URL as its client takes it."""
+    return url.replace("://", f"://worker:{quote(token, safe='')}@") if token else url
 
 
 def is_loopback(host: str) -> bool:

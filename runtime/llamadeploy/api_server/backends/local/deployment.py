@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
+from collections.abc import Collection
 from contextlib import AsyncExitStack
 from typing import Any, Self
 
@@ -27,7 +29,7 @@ from llamadeploy.api_server.backends.local.prepare import (
 )
 from llamadeploy.api_server.backends.local.workers import ServiceWorkers, Workers
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.exceptions import ConfigurationError, NotFoundError
 from llamadeploy.sources.base import SourceContext
 from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.types import ServiceDefinition
@@ -163,11 +165,27 @@ class LocalDeployment:
         old_workers, old_spec = self._workers, self.spec
         self._workers, self._generation, self.spec = workers, generation, spec
         self._reloaded_at = time.time()
-        await old_workers.stop(self._options.drain_seconds)
-        for name in old_spec.services.keys() - spec.services.keys():
+        removed = old_spec.services.keys() - spec.services.keys()
+        for name in removed:
             self.control_plane.withdraw_service(name)
             await self.control_plane.deregister_service(name)
+        await old_workers.stop(self._options.drain_seconds)
+        if removed:
+            await self._end_tasks(removed)
         await asyncio.to_thread(self._folder.keep_only, generation)
+
+    async def _end_tasks(self, services: Collection[str]) -> None:
+        """Give a result to unfinished tasks of services that are gone: nobody else would."""
+        for task in await self.control_plane.list_tasks():
+            if task.service_id in services and task.session_id is not None:
+                reason = f"service '{task.service_id}' was removed from the deployment"
+                with contextlib.suppress(NotFoundError):  # its session was deleted meanwhile
+                    await self.control_plane.cancel(task.session_id, task.task_id, reason)
+
+    async def forget_tasks(self) -> None:
+        """Cancel what is unfinished and forget every session."""
+        for session in await self.control_plane.list_sessions():
+            await self.control_plane.delete_session(session.session_id)
 
     async def stop(self, drain_seconds: float) -> None:
         """Drain the workers, then stop the core; unfinished tasks stay in the store."""
@@ -182,10 +200,8 @@ class LocalDeployment:
         return self._core.control_plane
 
     async def problems(self) -> list[str]:
-        """Why it cannot take tasks."""
-        found = await self.control_plane.problems()
-        problem = self._workers.problem()
-        return [*found, problem.partition("\n")[0]] if problem else list(found)
+        """Why it cannot take tasks. Workers do not count: without one tasks wait, and are kept."""
+        return await self.control_plane.problems()
 
     def status(self, busy: DeploymentState | None, failure: str | None) -> DeploymentStatus:
         """How it is. ``failure`` is why the last deploy of this name failed."""

@@ -77,10 +77,9 @@ def _prepare(service: ServiceSpec, generation: Path, context: SourceContext) -> 
     holder = generation / service.name
     try:
         root = fetch_source(service.source, holder, context)
-        folders = (holder, root)
-        if service.source.type == "local":
-            folders = (context.base_path, *folders)
-        return PreparedService(service, root, service_variables(service, folders))
+        beside = (context.base_path,) if service.source.type == "local" else ()
+        variables = service_variables(service, (*beside, holder, root))
+        return PreparedService(service, root, variables)
     except ConfigurationError as error:
         prefix = f"services.{service.name}"
         if str(error).startswith(prefix):
