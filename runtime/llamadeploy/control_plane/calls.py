@@ -16,6 +16,10 @@ from llamadeploy.types import SessionPolicy
 MAX_DEPTH = 32
 """Calls within calls; more of them is a service that calls itself without end."""
 
+MAX_PARENTS = 10_000
+"""Parents whose calls' sessions are remembered, to delete them with the parent's success; those of
+parents that were cancelled or died are forgotten here in time, and go by their retention."""
+
 
 class Calls:
     """Makes child tasks. Their ids are derived, so that a repeated attempt of the parent finds
@@ -66,9 +70,14 @@ class Calls:
             )
         )
         if not share_session:
-            self._sessions.setdefault(parent.task_id, []).append(session)
+            self._remember(parent.task_id, session)
         await self._outbox.publish(created.publish)
         return created.task_id
+
+    def _remember(self, parent_id: str, session_id: str) -> None:
+        self._sessions.setdefault(parent_id, []).append(session_id)
+        if len(self._sessions) > MAX_PARENTS:
+            self._sessions.pop(next(iter(self._sessions)))
 
     def take_sessions(self, parent_id: str) -> list[str]:
         """The sessions that were made for the calls of a parent, which needs them no more."""

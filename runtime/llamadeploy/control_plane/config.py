@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Self
 
 from pydantic import Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from llamadeploy.settings import HTTP_PORT
+
+
+_UNREAD_PREFIX = "LLAMADEPLOY_NEVER_SET_"
 
 
 class ControlPlaneConfig(BaseSettings):
@@ -37,6 +40,12 @@ class ControlPlaneConfig(BaseSettings):
         None, repr=False, description="a state store's URI; left out: in memory"
     )
     use_tls: bool = Field(False, description="whether clients connect with https")
+
+    @classmethod
+    def without_environment(cls, **values: Any) -> Self:
+        """Made from ``values`` and the defaults alone, as in a pod, where ``CONTROL_PLANE_PORT``
+        may be a service link of Kubernetes."""
+        return cls(_env_prefix=_UNREAD_PREFIX, **values)
 
     @property
     def url(self) -> str:

@@ -93,7 +93,7 @@ class ControlPlane:
     ) -> None:
         self.name = name
         self.namespace = namespace
-        self.config = config or ControlPlaneConfig(topic_namespace=namespace)
+        self.config = config or ControlPlaneConfig.without_environment(topic_namespace=namespace)
         self.queue_config: QueueConfig | None = None
         self.store = store
         self.queue = queue
@@ -193,13 +193,37 @@ class ControlPlane:
             ConfigurationError: no service, another session in the definition, or (as
                 InvalidFieldError) input that is not the JSON of an object.
         """
-        return await self._tasks.create(
+        created = await self._tasks.create(
             task,
             session_id=session_id,
             new_session=new_session,
             honour_task_id=honour_task_id,
             idempotency_key=idempotency_key,
         )
+        await self._tasks.publish(created)
+        return created
+
+    async def run_task(
+        self,
+        task: TaskDefinition,
+        *,
+        session_id: str | None,
+        idempotency_key: str | None = None,
+    ) -> TaskRecord:
+        """Create a task (with an id of its own) and return it when it has ended.
+
+        Without a session it gets one, which is deleted when it succeeded, unless a repeat of the
+        request (``idempotency_key``) may ask for the result again. Cancelling the call leaves the
+        task alone. Raises as :meth:`create_task`.
+        """
+        created = await self._tasks.create(
+            task, session_id=session_id, honour_task_id=False, idempotency_key=idempotency_key
+        )
+        record = await self._tasks.publish_and_wait(created)
+        own_session = session_id is None and idempotency_key is None
+        if own_session and record.state is TaskState.SUCCEEDED:
+            self._sessions.delete_soon(record.session_id)
+        return record
 
     async def wait_task(self, task_id: str, timeout: float | None) -> TaskRecord | None:
         """The finished task, ``None`` after ``timeout`` seconds. Raises NotFoundError."""
@@ -412,9 +436,11 @@ class ControlPlane:
         if isinstance(reply, Finished) and reply.publish:
             await self._outbox.publish(reply.publish)
             reply = Finished(accepted=reply.accepted)
-        if isinstance(request, Completion) and request.state is TaskState.SUCCEEDED:
-            for session_id in self._calls.take_sessions(request.key.task_id):
-                self._sessions.delete_soon(session_id)
+        if isinstance(request, Completion):
+            called = self._calls.take_sessions(request.key.task_id)
+            if request.state is TaskState.SUCCEEDED and reply.accepted:
+                for session_id in called:
+                    self._sessions.delete_soon(session_id)
         return reply
 
     async def worker_lost(self, worker_id: str) -> None:

@@ -80,7 +80,9 @@ async def serve(
             queue,
             name=settings.deployment,
             namespace=settings.namespace,
-            config=ControlPlaneConfig(topic_namespace=settings.namespace, port=address.port),
+            config=ControlPlaneConfig.without_environment(
+                topic_namespace=settings.namespace, port=address.port
+            ),
             default_service=settings.default_service,
         )
         if queue_server is not None:

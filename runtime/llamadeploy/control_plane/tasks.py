@@ -17,7 +17,7 @@ from llamadeploy.control_plane.validation import (
 )
 from llamadeploy.exceptions import ConfigurationError, ConflictError, NotFoundError
 from llamadeploy.messages import ActionTypes
-from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.base import Follower, StateStore
 from llamadeploy.state_stores.records import Created, NewTask, TaskRecord
 from llamadeploy.types import (
     CancelOutcome,
@@ -66,7 +66,7 @@ class Tasks:
         honour_task_id: bool = True,
         idempotency_key: str | None = None,
     ) -> Created:
-        """See :meth:`ControlPlane.create_task`."""
+        """Store a task, unpublished; see :meth:`ControlPlane.create_task`."""
         if session_id and task.session_id and task.session_id != session_id:
             raise ConfigurationError(
                 f"Wrong task definition: task.session_id is {task.session_id} "
@@ -86,9 +86,26 @@ class Tasks:
             body_hash=body_hash(task.input, task.service_id or "", given_session or ""),
             new_session=new_session,
         )
-        created = await self._insert(new, task)
+        return await self._insert(new, task)
+
+    async def publish(self, created: Created) -> None:
+        """Publish what :meth:`create` stored; the repair loop does where nobody else did."""
         await self._outbox.publish(created.publish)
-        return created
+
+    async def publish_and_wait(self, created: Created) -> TaskRecord:
+        """Publish what :meth:`create` stored, and return the task when it has ended.
+
+        Raises:
+            NotFoundError: it was forgotten meanwhile.
+        """
+        with self._store.follow(created.task_id) as follower:
+            await self._outbox.publish(created.publish)
+            if not created.existed:
+                # Nobody knew of it before: no need to look at once whether it has ended.
+                await follower.changed(_FOLLOW_SECONDS)
+            record = await self._followed(created.task_id, follower, None)
+        assert record is not None  # noqa: S101 - without a deadline it returns a record
+        return record
 
     async def _insert(self, new: NewTask, task: TaskDefinition) -> Created:
         if self._router is None:
@@ -129,25 +146,30 @@ class Tasks:
         )
 
     async def wait(self, task_id: str, timeout: float | None) -> TaskRecord | None:
-        """The finished task; ``None`` after ``timeout`` seconds, or when it is or was forgotten.
+        """The finished task; ``None`` after ``timeout`` seconds.
 
         Raises:
             NotFoundError: no such task.
         """
         deadline = None if timeout is None else time.monotonic() + timeout
         with self._store.follow(task_id) as follower:
-            while True:
-                record = await self._store.get_task(task_id)
-                if record is None:
-                    raise NotFoundError(NO_TASK)
-                if record.state.terminal:
-                    return record
-                left = _FOLLOW_SECONDS
-                if deadline is not None:
-                    left = min(left, deadline - time.monotonic())
-                if left <= 0:
-                    return None
-                await follower.changed(left)
+            return await self._followed(task_id, follower, deadline)
+
+    async def _followed(
+        self, task_id: str, follower: Follower, deadline: float | None
+    ) -> TaskRecord | None:
+        while True:
+            record = await self._store.get_task(task_id)
+            if record is None:
+                raise NotFoundError(NO_TASK)
+            if record.state.terminal:
+                return record
+            left = _FOLLOW_SECONDS
+            if deadline is not None:
+                left = min(left, deadline - time.monotonic())
+            if left <= 0:
+                return None
+            await follower.changed(left)
 
     async def get(self, session_id: str, task_id: str) -> TaskRecord:
         """Raises NotFoundError: no such session, or no such task in it."""

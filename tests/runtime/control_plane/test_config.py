@@ -47,3 +47,8 @@ def test_a_config_can_be_unpacked() -> None:
     assert config["port"] == 1234
     with pytest.raises(KeyError):
         config["nope"]
+
+
+def test_a_pod_does_not_read_service_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONTROL_PLANE_PORT", "tcp://10.0.0.1:8000")
+    assert ControlPlaneConfig.without_environment(topic_namespace="x").port == 8000

@@ -18,15 +18,12 @@ from llamadeploy.control_plane.routes.waiting import (
     while_connected,
 )
 from llamadeploy.control_plane.validation import InvalidFieldError
-from llamadeploy.exceptions import NotFoundError
-from llamadeploy.state_stores.records import Created
 from llamadeploy.types import (
     CancelOutcome,
     EventDefinition,
     SessionDefinition,
     TaskDefinition,
     TaskResult,
-    TaskState,
     TaskStatus,
 )
 
@@ -55,19 +52,15 @@ def _add_creation(router: APIRouter, resolve: Resolve) -> None:
         """Run a task and return its result's text. Without a session it gets one of its own,
         which is deleted when the task succeeded."""
         control_plane = resolve(request.path_params["deployment_name"])
-        task, created = await _create(request, control_plane)
+        task, key = await _read_task(request, control_plane)
+        running = control_plane.run_task(task, session_id=task.session_id, idempotency_key=key)
         try:
-            record = await while_connected(request, control_plane.wait_task(created.task_id, None))
+            record = await while_connected(request, running)
         except ClientDisconnected:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
-        if record is None:
-            raise NotFoundError("Task not found")
-        own_session = task.session_id is None and "idempotency-key" not in request.headers
-        if own_session and record.state is TaskState.SUCCEEDED:
-            control_plane.delete_session_soon(created.session_id)
         return JSONResponse(
             record.result or "",
-            headers={"X-Task-Id": created.task_id, "X-Session-Id": created.session_id},
+            headers={"X-Task-Id": record.task_id, "X-Session-Id": record.session_id},
         )
 
     @router.post(
@@ -76,7 +69,10 @@ def _add_creation(router: APIRouter, resolve: Resolve) -> None:
     async def create_task(request: Request) -> Response:
         """Accept a task and return its definition with the ids it has now."""
         control_plane = resolve(request.path_params["deployment_name"])
-        task, created = await _create(request, control_plane)
+        task, key = await _read_task(request, control_plane)
+        created = await control_plane.create_task(
+            task, session_id=task.session_id, honour_task_id=False, idempotency_key=key
+        )
         return JSONResponse(
             {
                 "input": task.input,
@@ -87,18 +83,17 @@ def _add_creation(router: APIRouter, resolve: Resolve) -> None:
         )
 
 
-async def _create(request: Request, control_plane: ControlPlane) -> tuple[TaskDefinition, Created]:
-    """The task as it was asked for (with its service; its session if it named one), stored."""
+async def _read_task(
+    request: Request, control_plane: ControlPlane
+) -> tuple[TaskDefinition, str | None]:
+    """The task with its service, and its session if one was named; and the idempotency key."""
     task = await read_body(request, TaskDefinition)
     task.service_id = await control_plane.choose_service(task.service_id)
     task.session_id = request.query_params.get("session_id") or task.session_id or None
     key = request.headers.get("idempotency-key")
     if key is not None and not key.strip():
         raise InvalidFieldError(("header", "Idempotency-Key"), "must not be blank")
-    created = await control_plane.create_task(
-        task, session_id=task.session_id, honour_task_id=False, idempotency_key=key
-    )
-    return task, created
+    return task, key
 
 
 def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
