@@ -10,7 +10,6 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from llamadeploy.settings import HTTP_PORT
 
-
 _UNREAD_PREFIX = "LLAMADEPLOY_NEVER_SET_"
 
 
