@@ -37,6 +37,7 @@ from llamadeploy.state_stores.records import (
     DeadLetter,
     ExecutionKey,
     Finished,
+    InboundOutcome,
     NewEvent,
     TaskRecord,
 )
@@ -265,12 +266,16 @@ class ControlPlane:
         """Batches of the task's events; see :func:`llamadeploy.control_plane.tailing.tail`."""
         return tail(self.store, task_id, after=after, legacy=legacy)
 
-    async def send_event(self, session_id: str, task_id: str, event: EventDefinition) -> int:
-        """Store an event for the task, wake the task, and return the event's number.
+    async def send_event(
+        self, session_id: str, task_id: str, event: EventDefinition
+    ) -> InboundOutcome:
+        """Store an event for the task and wake the task.
+
+        A finished task takes no event: then ``state`` of the outcome is terminal.
 
         Raises:
             NotFoundError: no such session or task.
-            ConflictError: the task has finished.
+            InvalidFieldError: the event is not the JSON of an object.
         """
         return await self._tasks.send_event(session_id, task_id, event)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 
 from llamadeploy.control_plane.outbox import Outbox
@@ -15,10 +16,10 @@ from llamadeploy.control_plane.validation import (
     check_id,
     derived_id,
 )
-from llamadeploy.exceptions import ConfigurationError, ConflictError, NotFoundError
+from llamadeploy.exceptions import ConfigurationError, NotFoundError
 from llamadeploy.messages import ActionTypes
 from llamadeploy.state_stores.base import Follower, StateStore
-from llamadeploy.state_stores.records import Created, NewTask, TaskRecord
+from llamadeploy.state_stores.records import Created, InboundOutcome, NewTask, TaskRecord
 from llamadeploy.types import (
     CancelOutcome,
     EventDefinition,
@@ -29,6 +30,8 @@ from llamadeploy.types import (
     TaskStatus,
     generate_id,
 )
+
+log = logging.getLogger(__name__)
 
 NO_TASK = "Task not found"
 
@@ -220,26 +223,25 @@ class Tasks:
             input=await self._store.get_input(record.task_id) or "",
         )
 
-    async def send_event(self, session_id: str, task_id: str, event: EventDefinition) -> int:
-        """Accept an event for a task and return its number.
+    async def send_event(
+        self, session_id: str, task_id: str, event: EventDefinition
+    ) -> InboundOutcome:
+        """Store an event for a task and wake it; a finished task takes no event, see ``state``.
 
         Raises:
             NotFoundError: no such session or task.
-            ConflictError: the task has finished and cannot take it any more.
             InvalidFieldError: the event is not the JSON of an object.
         """
         check_event(event.event_obj_str, "body", "event_obj_str")
         await self.get(session_id, task_id)
         outcome = await self._store.append_inbound(task_id, event.event_obj_str)
         if outcome.state.terminal:
-            raise ConflictError(
-                f"task {task_id} has {outcome.state.value} already and takes no more events"
-            )
+            log.info("an event came too late: task %s has %s already", task_id, outcome.state)
         await self._outbox.publish(outcome.publish)
         if outcome.owner is not None:
             nudge = ((task_id, outcome.owner),)
             await self._outbox.nudge(ActionTypes.SEND_EVENT, nudge, outcome.seq)
-        return outcome.seq
+        return outcome
 
     async def cancel(self, session_id: str, task_id: str, reason: str) -> CancelOutcome:
         """End the task unless it has its result already; its calls of other services end too.

@@ -31,6 +31,10 @@ Resolve = Callable[[str], ControlPlane]
 SessionQuery = Annotated[str | None, Query()]
 Wait = Annotated[float, Query(ge=0)]
 
+TASK_STATE_HEADER = "X-Task-State"
+"""Of a reply to a sent event: where the task stood. Clients of 0.8.1 know no error for an event
+that came too late; newer ones see it here."""
+
 
 def deployments_router(resolve: Resolve) -> APIRouter:
     """Routes under ``/deployments/{deployment_name}`` about tasks and sessions.
@@ -103,12 +107,17 @@ def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
 
     @router.post("/tasks/{task_id}/events")
     async def send_event(
-        deployment_name: str, task_id: str, event: EventDefinition, session_id: SessionQuery = None
+        response: Response,
+        deployment_name: str,
+        task_id: str,
+        event: EventDefinition,
+        session_id: SessionQuery = None,
     ) -> EventDefinition:
-        """Send an event to a task, whether or not it has started."""
+        """Send an event to a task, whether or not it has started. A finished task ignores it."""
         control_plane = resolve(deployment_name)
         session = await control_plane.session_of(task_id, session_id)
-        await control_plane.send_event(session, task_id, event)
+        outcome = await control_plane.send_event(session, task_id, event)
+        response.headers[TASK_STATE_HEADER] = outcome.state.value
         return event
 
     @router.get("/tasks/{task_id}/events")

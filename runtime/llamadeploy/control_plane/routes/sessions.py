@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.control_plane.routes.deployments import Wait, result_reply
+from llamadeploy.control_plane.routes.deployments import TASK_STATE_HEADER, Wait, result_reply
 from llamadeploy.control_plane.routes.streaming import StreamFormat, stream_response
 from llamadeploy.exceptions import NotFoundError
 from llamadeploy.types import (
@@ -86,9 +86,12 @@ def _add_tasks(router: APIRouter, control_plane: ControlPlane) -> None:
         return await control_plane.cancel(session_id, task_id)
 
     @router.post("/{session_id}/tasks/{task_id}/send_event")
-    async def send_event(session_id: str, task_id: str, event_def: EventDefinition) -> None:
-        """Send an event to a task, whether or not it has started."""
-        await control_plane.send_event(session_id, task_id, event_def)
+    async def send_event(
+        response: Response, session_id: str, task_id: str, event_def: EventDefinition
+    ) -> None:
+        """Send an event to a task, whether or not it has started. A finished task ignores it."""
+        outcome = await control_plane.send_event(session_id, task_id, event_def)
+        response.headers[TASK_STATE_HEADER] = outcome.state.value
 
 
 def _add_results(router: APIRouter, control_plane: ControlPlane) -> None:
