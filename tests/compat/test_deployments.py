@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,18 +12,14 @@ pytestmark = pytest.mark.compat
 
 
 @pytest.fixture(scope="module")
-def report(compat_python: Path, start_server: Callable[..., Any], service: Any) -> dict[str, Any]:
-    driver = Path(__file__).parent / "drivers" / "sdk_deployments.py"
+def report(ask: Callable[..., Any], start_server: Callable[..., Any], service: Any) -> Any:
+    """What the driver `sdk_deployments` saw on a server of its own."""
     services = {"version": service("workflow:version", env={"COMPAT_STAGE": "a"})}
     with start_server("release", services) as server:
-        done = subprocess.run(
-            [str(compat_python), str(driver), "--api", server.api_url,
-             "--control-plane", server.control_plane_url, "--folder", str(server.folder)],
-            capture_output=True, text=True, timeout=100,
+        return ask(
+            "sdk_deployments", api=server.api_url, control_plane=server.control_plane_url,
+            folder=str(server.folder),
         )  # fmt: skip
-        assert done.returncode == 0, done.stderr + server.tail()
-    report: dict[str, Any] = json.loads(done.stdout)
-    return report
 
 
 def test_create(report: dict[str, Any]) -> None:

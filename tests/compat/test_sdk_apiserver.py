@@ -15,8 +15,7 @@ STREAM = [{"count": 0}, {"count": 1}, {"count": 2}, {"_data": {"note": "dynamic"
 @pytest.fixture(scope="module", params=["async", "sync"])
 def value(request: pytest.FixtureRequest, drive: Callable[..., Any]) -> Callable[[str], Any]:
     """`value(step)`: what a step of the driver returned; its traceback fails the test."""
-    options = ["--sync"] if request.param == "sync" else []
-    results = drive("sdk_apiserver", *options)
+    results = drive("sdk_apiserver", sync=request.param == "sync")
 
     def get(step: str) -> Any:
         assert "error" not in results[step], results[step]["error"]

@@ -12,7 +12,7 @@ pytestmark = pytest.mark.compat
 
 @pytest.fixture(scope="module")
 def results(drive: Callable[..., Any]) -> dict[str, Any]:
-    return {"async": drive("sdk_core"), "sync": drive("sdk_core", "--sync")}
+    return {"async": drive("sdk_core"), "sync": drive("sdk_core", sync=True)}
 
 
 @pytest.fixture(params=["async", "sync"])

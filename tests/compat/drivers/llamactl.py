@@ -1,24 +1,17 @@
-"""Run several commands of the 0.8.1 `llamactl` in one process, each with its own exit code.
-
-Standard input: a JSON list of argument lists. Standard output: a JSON list of
-`{"exit_code": int, "output": str}`. One process, because importing 0.8.1 takes seconds.
-"""
+"""Several commands of the 0.8.1 `llamactl`, each with its own exit code."""
 
 from __future__ import annotations
 
-import json
-import sys
+from typing import Any
 
 from click.testing import CliRunner
 from llama_deploy.cli import llamactl
 
 
-def main() -> None:
+def run(commands: list[list[str]]) -> list[dict[str, Any]]:
+    """`{"exit_code": int, "output": str}` of each list of arguments."""
     results = []
-    for arguments in json.load(sys.stdin):
+    for arguments in commands:
         done = CliRunner().invoke(llamactl, arguments)
         results.append({"exit_code": done.exit_code, "output": done.output})
-    json.dump(results, sys.stdout)
-
-
-main()
+    return results

@@ -9,7 +9,10 @@ import httpx
 from llama_deploy.types import TaskDefinition
 from llama_index.core.workflow.events import HumanResponseEvent
 from pydantic import ValidationError
-from steps import main, step, until
+from steps import Steps, until
+
+step = Steps()
+run = step.run
 
 
 def task(service: str | None = None, session: str | None = None, **kwargs: Any) -> TaskDefinition:
@@ -173,6 +176,3 @@ def answer_to_a_step(client: Any, deployment: str) -> Any:
     echoed = yield created.send_event(HumanResponseEvent(response="42"), "ask")
     result = yield from until(created.results, "results")
     return {"echoed": echoed, "result": result.result}
-
-
-main()

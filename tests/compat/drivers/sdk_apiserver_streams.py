@@ -7,7 +7,10 @@ from typing import Any
 
 from llama_deploy.types import TaskDefinition
 from llama_index.core.workflow.events import HumanResponseEvent
-from steps import main, step
+from steps import Steps
+
+step = Steps()
+run = step.run
 
 
 def task(service: str, **kwargs: Any) -> TaskDefinition:
@@ -36,6 +39,3 @@ async def answer_after_the_question(client: Any, deployment: str) -> Any:
         result = await created.results()
         answers[service] = {"lines": lines, "result": result.result}
     return answers
-
-
-main()

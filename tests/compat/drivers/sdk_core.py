@@ -9,7 +9,10 @@ import httpx
 from llama_deploy.types import EventDefinition, ServiceDefinition, TaskDefinition
 from llama_index.core.workflow.context_serializers import JsonSerializer
 from llama_index.core.workflow.events import HumanResponseEvent
-from steps import main, step, until
+from steps import Steps, until
+
+step = Steps()
+run = step.run
 
 
 @step
@@ -157,6 +160,3 @@ def services(client: Any, deployment: str) -> Any:
         "during": [each.id for each in during],
         "after": [each.id for each in after],
     }
-
-
-main()

@@ -1,10 +1,7 @@
-"""Create and reload deployments with the 0.8.1 SDK. `--folder` holds deployment.yaml and src/."""
+"""Create and reload deployments with the 0.8.1 SDK; `folder` holds deployment.yaml and src/."""
 
 from __future__ import annotations
 
-import argparse
-import json
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -16,38 +13,33 @@ from llama_deploy.types import TaskDefinition
 READY_SECONDS = 30
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--api", required=True)
-    parser.add_argument("--control-plane", required=True)
-    parser.add_argument("--folder", type=Path, required=True)
-    options = parser.parse_args()
-    client = Client(
-        api_server_url=options.api, control_plane_url=options.control_plane, timeout=60
-    ).sync
-    manifest = options.folder / "deployment.yaml"
+def run(api: str, control_plane: str, folder: str) -> dict[str, Any]:
+    """What the server answered to each creation, reload and task."""
+    client = Client(api_server_url=api, control_plane_url=control_plane, timeout=60).sync
+    root = Path(folder)
+    manifest = root / "deployment.yaml"
     report: dict[str, Any] = {}
 
     report["names_before"] = client.apiserver.status().deployments
     report["created"] = create(client, manifest)
     report["names_after"] = client.apiserver.status().deployments
     wait_for(client, "version")
-    report["first"] = run(client, report["created"])
+    report["first"] = run_task(client, report["created"])
     report["duplicate"] = create(client, manifest)
-    report["after_duplicate"] = run(client, report["created"])
-    report["bad_yaml"] = post(client, "name: [unclosed", options.folder)
-    report["no_services"] = post(client, "name: nothing\ncontrol-plane: {}\n", options.folder)
+    report["after_duplicate"] = run_task(client, report["created"])
+    report["bad_yaml"] = post(client, "name: [unclosed", root)
+    report["no_services"] = post(client, "name: nothing\ncontrol-plane: {}\n", root)
     text = manifest.read_text()
     report["unknown_reload"] = post(
-        client, text.replace("name: release\n", "name: other\n", 1), options.folder, reload=True
+        client, text.replace("name: release\n", "name: other\n", 1), root, reload=True
     )
     report["names_at_last"] = client.apiserver.status().deployments
 
-    (options.folder / "src" / "release.py").write_text('RELEASE = "2"\n')
+    (root / "src" / "release.py").write_text('RELEASE = "2"\n')
     manifest.write_text(text.replace("COMPAT_STAGE: a", "COMPAT_STAGE: b"))
     report["reloaded"] = create(client, manifest, reload=True)
-    report["second"] = run(client, "release")
-    json.dump(report, sys.stdout)
+    report["second"] = run_task(client, "release")
+    return report
 
 
 def create(client: Any, manifest: Path, reload: bool = False) -> Any:
@@ -67,7 +59,7 @@ def post(client: Any, text: str, folder: Path, reload: bool = False) -> Any:
     return create(client, other, reload)
 
 
-def run(client: Any, deployment: str) -> Any:
+def run_task(client: Any, deployment: str) -> Any:
     found = client.apiserver.deployments.get(deployment)
     try:
         return found.tasks.run(TaskDefinition(input="{}"))
@@ -86,6 +78,3 @@ def wait_for(client: Any, service: str) -> None:
             pass
         time.sleep(0.1)
     raise TimeoutError(f"{service} not registered within {READY_SECONDS} s")
-
-
-main()

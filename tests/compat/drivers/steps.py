@@ -1,54 +1,48 @@
-"""Run a driver's steps and print one JSON document: `{step: {"value": ...} | {"error": ...}}`.
+"""The steps of a driver, and how they run: each on its own, its value or its traceback reported.
 
-A step is a function of the client. Written as a generator that yields every SDK call, it runs
-with the async client (calls are awaited, streams collected) and with `client.sync` (calls have
-already returned). Written as a coroutine function it runs with the async client only.
+A step is a function of the client and the deployment's name. Written as a generator that yields
+every SDK call, it runs with the async client (calls are awaited, streams collected) and with
+`client.sync` (calls have already returned). Written as a coroutine function it runs with the async
+client only.
 """
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import inspect
-import json
-import sys
 import time
 import traceback
 from collections.abc import Callable
 from typing import Any
 
 from llama_deploy import Client
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-STEPS: list[Callable[..., Any]] = []
 DEADLINE_SECONDS = 30
 
 
-def step(function: Callable[..., Any]) -> Callable[..., Any]:
-    """Register a step under its function's name, in the order of the file."""
-    STEPS.append(function)
-    return function
+class Steps:
+    """Decorator that collects a driver's steps in the order of its file."""
 
+    def __init__(self) -> None:
+        self._functions: list[Callable[..., Any]] = []
 
-def main() -> None:
-    """Parse the server's addresses, run every step, print the results."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--api", required=True)
-    parser.add_argument("--control-plane", required=True)
-    parser.add_argument("--deployment", required=True)
-    parser.add_argument("--sync", action="store_true")
-    options = parser.parse_args()
-    client = Client(api_server_url=options.api, control_plane_url=options.control_plane, timeout=60)
-    results = {}
-    for each in STEPS:
-        if options.sync and inspect.iscoroutinefunction(each):
-            continue
-        try:
-            value = _run(each, client, options.deployment, options.sync)
-            results[each.__name__] = {"value": value}
-        except Exception:  # noqa: BLE001 - the traceback is the step's result, a test asserts it
-            results[each.__name__] = {"error": traceback.format_exc()}
-    json.dump(results, sys.stdout, default=_plain)
+    def __call__(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        self._functions.append(function)
+        return function
+
+    def run(self, api: str, control_plane: str, deployment: str, sync: bool) -> dict[str, Any]:
+        """`{step: {"value": ...} | {"error": traceback}}` of all steps that have this mode."""
+        client = Client(api_server_url=api, control_plane_url=control_plane, timeout=60)
+        results = {}
+        for each in self._functions:
+            if sync and inspect.iscoroutinefunction(each):
+                continue
+            try:
+                results[each.__name__] = {"value": _run(each, client, deployment, sync)}
+            except Exception:  # noqa: BLE001 - the traceback is the step's result, a test asserts it
+                results[each.__name__] = {"error": traceback.format_exc()}
+        return results
 
 
 def until(call: Callable[[], Any], what: str) -> Any:
@@ -99,9 +93,3 @@ async def _drive_async(calls: Any) -> Any:
                 value = await call
         except Exception as error:  # noqa: BLE001 - thrown into the step at its yield
             failure = error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, BaseModel):
-        return value.model_dump(mode="json")
-    return repr(value)
