@@ -133,8 +133,8 @@ def park(tx: Tx, request: ParkRequest) -> Finished:
         return endings.REJECTED
     if not task.current(request.key.attempt):
         # The answer to this very park got lost: what it led to is in the store.
-        unfinished = task.state in ("queued", "waiting")
-        return Finished(accepted=unfinished and task.parked_attempt == request.key.attempt)
+        last = task.attempt == task.parked_attempt == request.key.attempt
+        return Finished(accepted=last and task.state in ("queued", "waiting"))
     events.write(tx, task, request.events)
     tx.conn.execute(
         "INSERT OR REPLACE INTO snapshots (task, snapshot) VALUES (?, ?)",
