@@ -31,7 +31,12 @@ from workflows.plugins.basic import (
 )
 from workflows.runtime.control_loop.runner import _ControlLoopRunner
 from workflows.runtime.types.internal_state import BrokerConfig, BrokerState
-from workflows.runtime.types.named_task import NamedTask, PendingStart, WorkerTask
+from workflows.runtime.types.named_task import (
+    NamedTask,
+    PendingStart,
+    all_tasks,
+    pick_highest_priority,
+)
 from workflows.runtime.types.plugin import (
     ExternalRunAdapter,
     InternalRunAdapter,
@@ -78,8 +83,8 @@ class Observer(Protocol):
         """An event for the stream, or an internal one."""
         ...
 
-    def step_task(self, task: asyncio.Task[Any]) -> None:
-        """A step's task was started."""
+    def task_started(self, task: asyncio.Task[Any]) -> None:
+        """A task of the run was started (a step's, or one that reads the mailbox)."""
         ...
 
 
@@ -242,11 +247,19 @@ class _ObservedAdapter(InternalAsyncioAdapter):
         pending: list[PendingStart],
         timeout: float | None = None,
     ) -> WaitForNextTaskResult:
-        result = await super().wait_for_next_task(running, pending, timeout)
-        for started in result.started:
-            if isinstance(started, WorkerTask):
-                self._observer.step_task(started.task)
-        return result
+        # As the library does, except that the tasks are known before the first wait: a run that is
+        # cancelled in it would leave them running.
+        started = [each.start(asyncio.create_task(each.coro)) for each in pending]
+        for each in started:
+            self._observer.task_started(each.task)
+        named = [*running, *started]
+        if not named:
+            return WaitForNextTaskResult(None, started)
+        done, _ = await asyncio.wait(
+            all_tasks(named), timeout=timeout, return_when=asyncio.FIRST_COMPLETED
+        )
+        completed = pick_highest_priority(named, done) if done else None
+        return WaitForNextTaskResult(completed, started)
 
 
 def observed(workflow: Workflow, runtime: ObservedRuntime) -> Workflow:

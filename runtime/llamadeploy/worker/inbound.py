@@ -3,11 +3,12 @@
 The library drops an event that no step and no waiter takes at that moment. So events that are
 early (accepted before the run got as far as waiting, or replayed into a new attempt) are held and
 offered one at a time when the run is idle; live ones go in at once; and what came back unhandled
-is offered again at an idle moment after the run has moved on.
+is offered again at an idle moment after the run has moved on. Events of one type keep their order.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ _NEVER = -1
 @dataclass(slots=True)
 class _Held:
     event: InboundEvent
+    live: bool
     offered_at: int = _NEVER
     in_flight: bool = False
 
@@ -40,7 +42,7 @@ class Inbox:
         held: Iterable[InboundEvent] = (),
         early: Iterable[InboundEvent] = (),
     ) -> None:
-        self._held = {event.seq: _Held(event) for event in held}
+        self._held = {event.seq: _Held(event, live=False) for event in held}
         self._last_seq = consumed_seq
         self._progress = 0
         self.accept(early)
@@ -60,27 +62,30 @@ class Inbox:
         """Whether an offered event has not been looked at yet."""
         return any(entry.in_flight for entry in self._held.values())
 
-    @property
-    def fresh(self) -> bool:
-        """Whether an event was never offered."""
-        return any(entry.offered_at == _NEVER for entry in self._held.values())
+    def accept(self, events: Iterable[InboundEvent], *, live: bool = False) -> None:
+        """Add events; those at or below :attr:`last_seq` are repeats and are skipped.
 
-    def accept(self, events: Iterable[InboundEvent]) -> None:
-        """Add events; those at or below :attr:`last_seq` are repeats and are skipped."""
+        Args:
+            live: the run is under way, so :meth:`offer_live` may return them.
+        """
         for event in sorted(events, key=lambda event: event.seq):
             if event.seq > self._last_seq:
-                self._held[event.seq] = _Held(event)
+                self._held[event.seq] = _Held(event, live)
                 self._last_seq = event.seq
 
-    def offer_live(self, events: Iterable[InboundEvent]) -> list[InboundEvent]:
-        """Add events that arrive while the run is under way, and return those to send at once:
-        none while an earlier one still waits for its first offer, so that order is kept."""
-        wait = self.fresh
-        before = self._last_seq
-        self.accept(events)
-        if wait:
-            return []
-        return [self._offer(entry) for seq, entry in sorted(self._held.items()) if seq > before]
+    def offer_live(self) -> list[InboundEvent]:
+        """The live events to send now: those with no earlier one of their type before them, and
+        none as long as an early one waits for its first offer. Call again after :meth:`taken`."""
+        ready: list[InboundEvent] = []
+        taken_places: set[str] = set()
+        for _, entry in sorted(self._held.items()):
+            if entry.offered_at == _NEVER and not entry.live:
+                break
+            kind = _kind(entry.event)
+            if entry.offered_at == _NEVER and kind not in taken_places:
+                ready.append(self._offer(entry))
+            taken_places.add(kind)
+        return ready
 
     def offer_at_idle(self) -> InboundEvent | None:
         """The next event to send now that the run is idle; ``None``: nothing it has not declined
@@ -96,15 +101,24 @@ class Inbox:
 
     def declined(self, event: InboundEvent) -> None:
         """The offered event came back unhandled."""
-        entry = self._held.setdefault(event.seq, _Held(event))
+        entry = self._held.setdefault(event.seq, _Held(event, live=False))
         entry.in_flight = False
         entry.offered_at = self._progress
 
     def progressed(self) -> None:
-        """A step has started: what was declined before may be welcome at the next idle."""
+        """A step has ended: what was declined before may be welcome at the next idle."""
         self._progress += 1
 
     def _offer(self, entry: _Held) -> InboundEvent:
         entry.in_flight = True
         entry.offered_at = self._progress
         return entry.event
+
+
+def _kind(event: InboundEvent) -> str:
+    """The type's bare name: the families of names for one type differ in the module."""
+    try:
+        name = json.loads(event.event)["qualified_name"]
+    except (ValueError, TypeError, KeyError):
+        return ""
+    return str(name).rpartition(".")[2]

@@ -108,10 +108,11 @@ class WorkflowRun:
         self._clock = RunClock(self._loop, served.timeout, execution.run_seconds, self._on_time_out)
         self._deadlines: dict[tuple[str, str], float | None] = {}
         self._overdue: list[tuple[str, str]] = []
+        self._expiring: set[tuple[str, str]] = set()  # their time-outs are in the mailbox
         self._timers: list[asyncio.TimerHandle] = []
         self._patience: asyncio.TimerHandle | None = None
         self._threads = ThreadGroup()
-        self._steps: set[asyncio.Task[Any]] = set()
+        self._left_behind: set[asyncio.Task[Any]] = set()
         self._calls = CallScope(execution, served.caller, {})
         self._inside: ObservedRun | None = None
         self._verdict: Outcome | None = None
@@ -127,8 +128,8 @@ class WorkflowRun:
     async def outcome(self) -> Outcome:
         """The outcome, once what the run left behind has ended too."""
         outcome = await self.ended()
-        if self._steps:
-            await asyncio.wait(self._steps)
+        if self._left_behind:
+            await asyncio.wait(self._left_behind)
         await self._threads.settled()
         return outcome
 
@@ -136,11 +137,8 @@ class WorkflowRun:
         """Accepted events. Early ones are held, live ones go in at once."""
         if self._verdict is not None or self._task.done():
             return
-        if self._inside is None:
-            self._inbox.accept(events)
-            return
-        for event in self._inbox.offer_live(events):
-            self._send(event)
+        self._inbox.accept(events, live=self._inside is not None)
+        self._offer_live()
 
     def cancel(self) -> None:
         """Stop as soon as possible."""
@@ -167,6 +165,8 @@ class WorkflowRun:
             for timer in (*self._timers, self._patience):
                 if timer is not None:
                     timer.cancel()
+            for task in self._left_behind:
+                task.cancel()
             self._inside = None
 
     def _start(self, run_id: str) -> WorkflowHandler:
@@ -296,9 +296,13 @@ class WorkflowRun:
         if isinstance(tick, TickAddEvent):
             self._current = self._sent.pop(id(tick.event), None)
             if self._current is not None:
-                self._inbox.taken(self._current.seq)
+                self._inbox.taken(self._current.seq)  # unless an UnhandledEvent follows
+                self._loop.call_soon(self._offer_live)
         elif isinstance(tick, TickStepResult):
+            self._inbox.progressed()
             self._note_waiters(tick)
+        elif isinstance(tick, TickWaiterTimeout):
+            self._expiring.discard((str(tick.step_id), tick.waiter_id))
 
     def published(self, event: Event) -> None:
         """See :class:`llamadeploy.worker.engine.Observer`."""
@@ -308,16 +312,15 @@ class WorkflowRun:
             self._closed = isinstance(event, StopEvent)
             self._emit(event_type(event), event_data(event))
 
-    def step_task(self, task: asyncio.Task[Any]) -> None:
+    def task_started(self, task: asyncio.Task[Any]) -> None:
         """See :class:`llamadeploy.worker.engine.Observer`."""
-        self._steps.add(task)
-        task.add_done_callback(self._steps.discard)
+        self._left_behind.add(task)
+        task.add_done_callback(self._left_behind.discard)
 
     def _internal(self, event: InternalDispatchEvent) -> None:
         if isinstance(event, StepStateChanged):
             if event.step_state is StepState.RUNNING:
                 self._active[event.name] = self._active.get(event.name, 0) + 1
-                self._inbox.progressed()
             elif event.step_state is StepState.NOT_RUNNING:
                 self._active[event.name] = self._active.get(event.name, 1) - 1
         elif isinstance(event, UnhandledEvent):
@@ -352,6 +355,11 @@ class WorkflowRun:
         self._inside.send(TickAddEvent(event=decoded))
         return True
 
+    def _offer_live(self) -> None:
+        if self._inside is not None and self._verdict is None:
+            for event in self._inbox.offer_live():
+                self._send(event)
+
     def _offer(self) -> bool:
         while (event := self._inbox.offer_at_idle()) is not None:
             if self._send(event):
@@ -360,8 +368,10 @@ class WorkflowRun:
 
     # -- idle ----------------------------------------------------------------------------------
     def _on_idle(self) -> None:
-        if self._verdict is not None or self._inside is None or self._inbox.in_flight:
+        if self._verdict is not None or self._inside is None:
             return
+        if self._inbox.in_flight or self._expiring:
+            return  # another idle follows
         if self._offer() or self._expire_waiters():
             return
         try:
@@ -416,6 +426,7 @@ class WorkflowRun:
             assert self._inside is not None  # noqa: S101 - narrows the type; _on_idle looked
             tick = TickWaiterTimeout(step_id=StepId.from_str(step), waiter_id=waiter_id)
             self._inside.send(tick)
+            self._expiring.add((step, waiter_id))
             self._deadlines.pop((step, waiter_id), None)
         return bool(overdue)
 
