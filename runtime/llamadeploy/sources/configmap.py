@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from llamadeploy.sources.base import SourceContext, SourceError
+from llamadeploy.sources.base import FetchedSource, SourceContext, SourceError
 from llamadeploy.spec.deployment import SourceSpec
 
 
-def fetch_configmap(source: SourceSpec, holder: Path, context: SourceContext) -> Path:
+def fetch_configmap(source: SourceSpec, holder: Path, context: SourceContext) -> FetchedSource:
     """Write ``source.files`` into ``holder/<name>``."""
     root = holder / _checked("source.name", source.name or "source", nested=False)
     if not source.files:
@@ -27,7 +27,7 @@ def fetch_configmap(source: SourceSpec, holder: Path, context: SourceContext) ->
                 f"ConfigMap '{source.name}': the file '{name}' cannot be written: "
                 f"{error.strerror or error}; give it a name of its own"
             ) from error
-    return root
+    return FetchedSource(root, {"type": "configmap", "name": root.name})
 
 
 def _checked(field: str, name: str, *, nested: bool = True) -> PurePosixPath:

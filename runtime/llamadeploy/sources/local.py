@@ -12,7 +12,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path, PurePath
 
-from llamadeploy.sources.base import SourceContext, SourceError
+from llamadeploy.sources.base import FetchedSource, SourceContext, SourceError
 from llamadeploy.spec.deployment import SourceSpec
 
 IGNORED_NAMES = frozenset(
@@ -28,7 +28,7 @@ MAX_FILES = 50_000
 """Bounds of one source: they stop a home folder from being copied by mistake."""
 
 
-def fetch_local(source: SourceSpec, holder: Path, context: SourceContext) -> Path:
+def fetch_local(source: SourceSpec, holder: Path, context: SourceContext) -> FetchedSource:
     """Copy the folder ``source.name`` (relative to ``context.base_path``) below ``holder``.
 
     The copy keeps the folder's own relative name, so that ``path: src/workflow:attr`` and
@@ -44,7 +44,7 @@ def fetch_local(source: SourceSpec, holder: Path, context: SourceContext) -> Pat
             f"source: '{where}' cannot be copied: {error.strerror or error}; "
             "make the source folder readable and free some disk space"
         ) from error
-    return destination
+    return FetchedSource(destination, {"type": "local", "name": source.name or "."})
 
 
 def _source_folder(source: SourceSpec, base_path: Path) -> Path:

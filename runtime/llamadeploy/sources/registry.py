@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from llamadeploy.exceptions import UnsupportedFeatureError
-from llamadeploy.sources.base import Source, SourceContext
+from llamadeploy.sources.base import FetchedSource, Source, SourceContext
 from llamadeploy.sources.configmap import fetch_configmap
 from llamadeploy.sources.local import fetch_local
 from llamadeploy.spec.deployment import SourceSpec
@@ -16,12 +16,13 @@ SOURCES: dict[str, Source] = {
 }
 
 
-def fetch_source(source: SourceSpec, holder: Path, context: SourceContext) -> Path:
-    """Put the code into ``holder`` (made here, empty) and return its root. Blocking.
+def fetch_source(source: SourceSpec, holder: Path, context: SourceContext) -> FetchedSource:
+    """Put the code into ``holder``, which is made here. Blocking.
 
     Raises:
         UnsupportedFeatureError: no such source here.
         SourceError: it could not be fetched.
+        CommandCancelledError: ``context.cancellation`` was cancelled.
     """
     fetch = SOURCES.get(source.type)
     if fetch is None:

@@ -13,7 +13,7 @@ from llamadeploy.spec.deployment import SourceSpec
 
 def fetch(tmp_path: Path, files: dict[str, str], name: str = "code") -> Path:
     source = SourceSpec(type="configmap", name=name, files=files)
-    return fetch_source(source, tmp_path / "holder", SourceContext(tmp_path))
+    return fetch_source(source, tmp_path / "holder", SourceContext(tmp_path)).root
 
 
 def test_files_are_written_as_they_are(tmp_path: Path) -> None:

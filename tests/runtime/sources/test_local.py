@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Path:
 
 def fetch(project: Path, holder: Path, name: str = "src", *excluded: Path) -> Path:
     context = SourceContext(project, excluded)
-    return fetch_source(SourceSpec(type="local", name=name), holder, context)
+    return fetch_source(SourceSpec(type="local", name=name), holder, context).root
 
 
 def snapshot(folder: Path) -> dict[str, bytes | str]:

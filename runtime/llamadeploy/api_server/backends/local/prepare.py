@@ -76,7 +76,7 @@ def recorded_services(
 def _prepare(service: ServiceSpec, generation: Path, context: SourceContext) -> PreparedService:
     holder = generation / service.name
     try:
-        root = fetch_source(service.source, holder, context)
+        root = fetch_source(service.source, holder, context).root
         beside = (context.base_path,) if service.source.type == "local" else ()
         variables = service_variables(service, (*beside, holder, root))
         return PreparedService(service, root, variables)
