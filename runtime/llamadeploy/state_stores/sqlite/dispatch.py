@@ -76,8 +76,8 @@ def start_routing(tx: Tx, task: TaskRow) -> OutboxRow:
     """Ask the orchestrators what follows; the task's row was updated by the caller."""
     dispatch = task.dispatch + 1
     tx.conn.execute(
-        "UPDATE tasks SET state = ?, timer = NULL, dispatch = ? WHERE id = ?",
-        (ROUTING, dispatch, task.id),
+        "UPDATE tasks SET state = ?, timer = ?, dispatch = ? WHERE id = ?",
+        (ROUTING, tx.now, dispatch, task.id),
     )
     tx.touched.append(task.task_id)
     return outbox_row(tx, insert_row(tx, task.id, "route"), task, "route", dispatch)

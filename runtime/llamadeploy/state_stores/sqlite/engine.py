@@ -15,7 +15,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from llamadeploy.exceptions import ConfigurationError, LlamaDeployError, StoreError
+from llamadeploy.exceptions import ConfigurationError, StoreError
 from llamadeploy.state_stores.sqlite.connection import UNAVAILABLE, Location, translate
 from llamadeploy.state_stores.sqlite.transaction import Tx
 
@@ -103,10 +103,8 @@ class Engine:
     def _main(self) -> None:
         try:
             connection = self._connect(self._location)
-        except (LlamaDeployError, sqlite3.Error, OSError) as error:
-            if isinstance(error, sqlite3.Error):
-                error = translate(self._location, error)
-            self._call(_fail, self._opened, error)
+        except BaseException as error:  # noqa: BLE001 - goes to whoever awaits open()
+            self._call(_fail, self._opened, self._shown(error))
             self._call(_succeed, self._ended)
             return
         self._call(_succeed, self._opened)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llamadeploy.state_stores.records import OutboxRow, Repaired, RepairPolicy
 from llamadeploy.state_stores.sqlite import dispatch, executions
 from llamadeploy.state_stores.sqlite.endings import end, error_data
-from llamadeploy.state_stores.sqlite.rows import TaskRow, find_task, select_tasks
+from llamadeploy.state_stores.sqlite.rows import ROUTING, TaskRow, find_task, select_tasks
 from llamadeploy.state_stores.sqlite.transaction import Tx
 from llamadeploy.types import TaskState
 
@@ -45,15 +45,17 @@ def _lease_due(tx: Tx, policy: RepairPolicy) -> list[OutboxRow]:
 
 def _resend(tx: Tx, policy: RepairPolicy, before: float) -> list[OutboxRow]:
     """Publish again, under the same id, what a forgetful queue may have lost."""
+    unstarted = "t.state = ? AND t.timer <= ? ORDER BY t.timer LIMIT ?"
     rows = []
-    for task in select_tasks(
-        tx, "t.state = 'queued' AND t.timer <= ? ORDER BY t.timer LIMIT ?", before, policy.limit
+    for task in select_tasks(tx, unstarted, "queued", before, policy.limit) + select_tasks(
+        tx, unstarted, ROUTING, before, policy.limit
     ):
         tx.conn.execute("UPDATE tasks SET timer = ? WHERE id = ?", (tx.now, task.id))
         pending = tx.conn.execute("SELECT 1 FROM outbox WHERE task = ?", (task.id,)).fetchone()
         if pending is None:
-            row_id = dispatch.insert_row(tx, task.id, "run")
-            rows.append(dispatch.outbox_row(tx, row_id, task, "run", task.dispatch))
+            kind = "route" if task.state == ROUTING else "run"
+            row_id = dispatch.insert_row(tx, task.id, kind)
+            rows.append(dispatch.outbox_row(tx, row_id, task, kind, task.dispatch))
     return rows
 
 
@@ -116,6 +118,7 @@ UNION ALL SELECT MIN(timer) FROM tasks WHERE namespace = ?1 AND state = 'waiting
 UNION ALL SELECT MIN(queue_deadline) FROM tasks
   WHERE namespace = ?1 AND queue_deadline IS NOT NULL
 UNION ALL SELECT MIN(timer) + ?2 FROM tasks WHERE namespace = ?1 AND state = 'queued'
+UNION ALL SELECT MIN(timer) + ?2 FROM tasks WHERE namespace = ?1 AND state = 'routing'
 """
 
 

@@ -22,7 +22,7 @@ CREATE TABLE tasks (
   state TEXT NOT NULL,               -- a TaskState, or 'routing' between two services
   timer REAL,                        -- queued: last dispatch (NULL: not its turn yet);
                                      -- running: end of the lease; waiting: the deadline;
-                                     -- terminal: when it finished
+                                     -- routing: last dispatch; terminal: when it finished
   place INTEGER,                     -- order within (session, service); NULL: holds no place
   attempt INTEGER NOT NULL DEFAULT 0,
   dispatch INTEGER NOT NULL DEFAULT 0,

@@ -142,6 +142,18 @@ async def test_the_route_is_in_the_outbox_until_it_was_published(bench: Any, ids
     assert (row.message_id, row.kind) == ("t/2", "route")
 
 
+async def test_a_route_that_the_queue_forgot_is_published_again(bench: Any) -> None:
+    await delivered(bench)
+    bench.clock.advance(6)
+    (row,) = (await bench.repair(resend=None)).publish
+    await bench.store.outbox_done([row.row_id])
+    bench.clock.advance(1)
+    assert (await bench.repair(resend=None)).publish == ()
+    (again,) = (await bench.repair(resend=5)).publish
+    assert (again.message_id, again.kind, again.input) == ("t/2", "route", None)
+    assert (await bench.repair(resend=5)).publish == ()
+
+
 async def test_the_next_service_has_its_own_order(bench: Any, ids: Any) -> None:
     run = await bench.running("busy", service="second")
     stage = await delivered(bench)

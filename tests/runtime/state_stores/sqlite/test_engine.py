@@ -165,6 +165,13 @@ async def test_a_locked_file_is_unavailable_and_works_again_later(
     await store.aclose()
 
 
+async def test_followers_that_left_cost_nothing(store: SQLiteStateStore) -> None:
+    with store.follow("t") as one, store.follow("t"):
+        assert len(store._followers) == 2
+        assert not await one.changed(0)
+    assert len(store._followers) == 0
+
+
 async def test_a_long_read_delays_no_writer(store: SQLiteStateStore) -> None:
     go = threading.Event()
     reading = store._reader.submit(lambda tx: go.wait(20))
