@@ -54,6 +54,9 @@ C = TypeVar("C")
 PAGE = 1000
 """Records per step of a listing: others get their turn in between."""
 
+EXPIRE_STEP = 50
+"""Tasks forgotten per transaction (some milliseconds)."""
+
 
 class SQLiteStateStore:
     """See ``StateStore``; made by :meth:`open`. Belongs to the event loop that opened it.
@@ -218,7 +221,15 @@ class SQLiteStateStore:
         return await self._writer.submit(endings.delete_dead_letter, letter_id)
 
     async def expire(self, older_than: float, limit: int = 500) -> int:
-        return await self._writer.submit(retention.expire, older_than, limit)
+        """Works in small transactions, so that nobody waits long behind it."""
+        total = 0
+        while total < limit:
+            step = min(EXPIRE_STEP, limit - total)
+            number = await self._writer.submit(retention.expire, older_than, step)
+            total += number
+            if number < step:
+                break
+        return total
 
     async def counts(self) -> dict[str, int]:
         return await self._reader.submit(tasks.counts)

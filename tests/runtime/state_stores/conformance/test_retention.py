@@ -85,6 +85,15 @@ async def test_the_limit_is_kept(bench: Any) -> None:
     assert sum((await bench.store.counts()).values()) == 0
 
 
+async def test_one_call_forgets_many(bench: Any) -> None:
+    for number in range(120):
+        await done(bench, f"t{number}", session_id=f"s{number}")
+    bench.clock.advance(1)
+    assert await bench.store.expire(bench.clock.now, 110) == 110
+    assert await bench.store.expire(bench.clock.now, 110) == 10
+    assert await bench.store.list_sessions() == []
+
+
 async def test_a_letter_about_a_message(bench: Any) -> None:
     number = await bench.store.add_dead_letter("not JSON", "{{", "echo")
     (letter,) = await bench.store.list_dead_letters()
