@@ -291,9 +291,58 @@ def test_a_hundred_malformed_creates_leak_nothing(server: Any, project: Path) ->
     for number in range(100):
         reply = server.create(bad[number % len(bad)], project)
         assert 400 <= reply.status < 500, reply
+    for _ in range(3):
+        assert (
+            server.create(with_service(server, "leak", path="src/workflow:no"), project).status
+            == 400
+        )
     server.wait_until(lambda: used()[0] <= before[0] + 2, f"descriptors: {before} before")
     assert used()[1] <= before[1] + 8  # threads of the default executor's pool
     nothing_is_left(server, "leak")
     assert server.create(with_service(server, "leak"), project).status == 200
     assert server.run("leak", text="good").body == "v1 good"
     server.request("DELETE", "/deployments/leak")
+
+
+def test_there_are_no_more_than_ten_deployments(start_server: Any) -> None:
+    server = start_server()
+    for number in range(10):
+        assert server.create(server.deployment(f"empty-{number}")).status == 200
+    reply = server.create(server.deployment("eleventh"))
+    assert reply.status == 409
+    assert "no more than 10 are possible; delete one first" in reply.detail
+    assert server.request("DELETE", "/deployments/empty-3").status == 200
+    assert server.create(server.deployment("eleventh")).status == 200
+    assert len(server.get("/deployments/").body) == 10
+
+
+def test_whoever_waits_for_a_task_of_a_deleted_deployment_hears_of_it(
+    server: Any, project: Path, tmp_path: Path
+) -> None:
+    import threading
+
+    assert server.create(server.deployment("deleted", "gate"), project).status == 200
+    replies = []
+    gate = tmp_path / "gate"
+    waiting = threading.Thread(target=lambda: replies.append(server.run("deleted", gate=str(gate))))
+    waiting.start()
+    server.wait_until((tmp_path / "gate.waiting").exists, "the task runs")
+    assert server.request("DELETE", "/deployments/deleted").status == 200
+    waiting.join(10)
+    assert replies
+    assert replies[0].status in (200, 404)
+    nothing_is_left(server, "deleted")
+
+
+def test_secrets_of_a_service_show_nowhere(server: Any, project: Path) -> None:
+    (project / "src" / "talkative.py").write_text(
+        "import os\nprint('key is', os.environ['SERVICE_API_KEY'], flush=True)\n"
+        "raise ValueError(os.environ['SERVICE_API_KEY'])\n"
+    )
+    service = {"path": "src/talkative:x", "env": {"SERVICE_API_KEY": "v3ry-s3cret"}}
+    reply = server.create(with_service(server, "talkative", **service), project)
+    assert reply.status == 400
+    assert "key is ***" in reply.detail
+    assert "v3ry-s3cret" not in reply.detail
+    assert "v3ry-s3cret" not in str(server.get("/status/").body)
+    assert "v3ry-s3cret" not in server.log.read_text()

@@ -220,3 +220,16 @@ def test_the_token_guards_everything_but_the_probes(start_server: Any, project: 
     assert hidden.body == "unset"
     assert "s3cret" not in json.dumps(server.get("/status/").body)
     assert "s3cret" not in server.log.read_text()
+
+
+def test_json_logs_are_json_line_by_line_workers_included(start_server: Any, project: Path) -> None:
+    server = start_server(None, "--log-format", "json")
+    assert server.create(server.deployment("logged", "suicide"), project).status == 200
+    task = server.start_task("logged", "suicide")
+    server.wait_until(lambda: "about to end" in server.log.read_text(), "the worker has spoken")
+    path = f"/deployments/logged/tasks/{task['task_id']}/cancel?session_id={task['session_id']}"
+    assert server.post(path).status == 200
+    assert server.stop() == 0
+    records = [json.loads(line) for line in server.log.read_text().splitlines()]
+    assert {"message": "about to end", "worker": "logged/suicide-0"} in records
+    assert any(each.get("logger") == "llamadeploy.worker.process" for each in records)

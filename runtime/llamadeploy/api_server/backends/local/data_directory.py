@@ -8,6 +8,7 @@
     <data dir>/<deployment>/.llamadeploy      marks the folder as ours; no other is touched
     <data dir>/<deployment>/signing-keys      mode 0600, made once
     <data dir>/<deployment>/state.db          the default state store
+    <data dir>/<deployment>/workers           ids of workers that were started since the last start
     <data dir>/<deployment>/work/<generation>/<service>/...   the code that runs
 
 All of it is readable for its owner alone: records hold the values of Secrets.
@@ -197,6 +198,20 @@ class DeploymentFolder:
         keys = KeyRing.generate()
         _write(path, keys.dump().encode())
         return keys
+
+    def note_worker(self, worker_id: str) -> None:
+        """Remember a worker before it is started, for :meth:`take_workers`."""
+        with (self.root / "workers").open("a") as file:
+            file.write(f"{worker_id}\n")
+
+    def take_workers(self) -> list[str]:
+        """Workers of earlier servers, all of which are dead or draining; forgets them."""
+        path = self.root / "workers"
+        with contextlib.suppress(FileNotFoundError):
+            found = path.read_text().split()
+            path.unlink()
+            return found
+        return []
 
     def write_record(self, record: Record) -> None:
         """From here on the deployment is restored at every start."""

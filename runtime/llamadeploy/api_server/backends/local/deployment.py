@@ -82,6 +82,7 @@ class LocalDeployment:
             ports = await asyncio.to_thread(folder.last_ports)
             deployment = await cls._start_core(spec, folder, options, ports)
             undo.push_async_callback(deployment.stop, 0)
+            await deployment._lose_earlier_workers()
             await deployment._register(spec)
             workers = deployment._make_workers(services, generation)
             deployment._workers, deployment._generation = workers, generation
@@ -117,6 +118,7 @@ class LocalDeployment:
                 spec, folder, options, (record.control_plane_port, record.queue_port)
             )
             undo.push_async_callback(deployment.stop, 0)
+            await deployment._lose_earlier_workers()
             await deployment._register(spec)
             deployment._generation = generation
             deployment._workers = deployment._make_workers(services, generation)
@@ -138,6 +140,11 @@ class LocalDeployment:
         uri = _store_uri(spec.control_plane.state_store_uri, folder)
         core = await Core.start(spec, options, store_uri=uri, preferred_ports=ports)
         return cls(spec, folder, core, keys.dump(), options)
+
+    async def _lose_earlier_workers(self) -> None:
+        """Workers of a server that was killed end with it: their tasks need no lease to run out."""
+        for worker_id in await asyncio.to_thread(self._folder.take_workers):
+            await self._core.worker_lost(worker_id)
 
     # -- changing and ending it ----------------------------------------------------------------
 
@@ -235,7 +242,8 @@ class LocalDeployment:
             ServiceWorkers(
                 service,
                 common,
-                self._core.worker_lost,
+                on_start=self._folder.note_worker,
+                on_lost=self._core.worker_lost,
                 generation=generation,
                 backoff=self._options.backoff,
                 start_seconds=self._options.ready_seconds,

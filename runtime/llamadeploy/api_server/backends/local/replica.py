@@ -122,7 +122,7 @@ class Replica:
         self.state = ReplicaState.STARTING
         self._next_start = None
         try:
-            self._process = process = await self._launch()
+            self._process = process = await self._launch_whole()
         except DeploymentError as error:
             self._note_end(None, str(error))
             raise
@@ -141,6 +141,16 @@ class Replica:
             await process.kill()
             raise
         self.state = ReplicaState.READY
+
+    async def _launch_whole(self) -> WorkerProcess:
+        """Cancelled in the middle, it ends the process that is about to be there."""
+        launching = asyncio.ensure_future(self._launch())
+        try:
+            return await asyncio.shield(launching)
+        except asyncio.CancelledError:
+            with contextlib.suppress(DeploymentError):
+                await (await launching).kill()
+            raise
 
     async def _keep_running(self) -> None:
         while True:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import posixpath
 import secrets
@@ -14,7 +15,7 @@ from llamadeploy.api_server.backends.local.prepare import PreparedService
 from llamadeploy.api_server.backends.local.replica import Backoff, Replica, ReplicaState
 from llamadeploy.api_server.backends.local.worker_process import WorkerProcess
 from llamadeploy.exceptions import DeploymentError
-from llamadeploy.settings import PodSettings
+from llamadeploy.settings import LogFormat, PodSettings
 from llamadeploy.spec.deployment import ServiceSpec
 
 log = logging.getLogger(__name__)
@@ -27,21 +28,24 @@ class ServiceWorkers:
 
     Args:
         common: the settings that every worker of the deployment has.
-        on_lost: told a worker's id as soon as its process ended.
+        on_start: told a worker's id before its process is started, in a thread.
+        on_lost: told it as soon as the process ended.
     """
 
     def __init__(
         self,
         service: PreparedService,
         common: PodSettings,
-        on_lost: Callable[[str], Awaitable[None]],
         *,
+        on_start: Callable[[str], None],
+        on_lost: Callable[[str], Awaitable[None]],
         generation: int,
         backoff: Backoff,
         start_seconds: float,
     ) -> None:
         self.service = service
         self._common = common
+        self._on_start = on_start
         self._generation = generation
         self.replicas = [
             Replica(
@@ -77,13 +81,17 @@ class ServiceWorkers:
             worker_id = f"{replica}-g{self._generation}-{secrets.token_hex(4)}"
             settings = self._settings(replica, worker_id)
             hide = redactor((*self.service.secrets, *_settings_secrets(settings)))
+            try:
+                await asyncio.to_thread(self._on_start, worker_id)
+            except OSError as error:
+                raise DeploymentError(f"the data directory cannot be written: {error}") from error
             label = f"{settings.deployment}/{replica}"
             return await WorkerProcess.start(
                 worker_id,
                 worker_environ(settings, self.service.variables),
                 self.service.root,
                 hide=hide,
-                forward=lambda line: worker_log.info("[%s] %s", label, line),
+                forward=lambda line: worker_log.info(log_line(label, line, settings.log_format)),
             )
 
         return launch
@@ -170,6 +178,19 @@ def _path_in_source(spec: ServiceSpec) -> str:
     folder = posixpath.normpath(spec.source.name or ".")
     nested = "/" in folder and ".." not in folder.split("/")
     return spec.path.removeprefix(f"{folder}/") if nested else spec.path
+
+
+def log_line(label: str, line: str, log_format: LogFormat) -> str:
+    """A line of a worker's output, saying which worker wrote it; JSON stays JSON."""
+    if log_format == "text":
+        return f"[{label}] {line}"
+    try:
+        record = json.loads(line)
+    except ValueError:
+        record = line
+    if not isinstance(record, dict):
+        record = {"message": line}
+    return json.dumps({**record, "worker": label}, ensure_ascii=False)
 
 
 def states_summary(states: list[ReplicaState]) -> str:
