@@ -15,7 +15,7 @@ from llamadeploy.exceptions import (
     StoreUnavailableError,
 )
 from llamadeploy.message_queues.base import Delivery, MessageQueue
-from llamadeploy.messages import QueueMessage
+from llamadeploy.messages import ActionTypes, QueueMessage
 from llamadeploy.state_stores.base import StateStore
 
 log = logging.getLogger(__name__)
@@ -50,13 +50,17 @@ class MessageLoop:
         """Consume until cancelled."""
         while True:
             try:
-                async with self._queue.consume(
-                    self._topic, group=GROUP, prefetch=PREFETCH
-                ) as consumer:
+                consumer = self._queue.consume(self._topic, group=GROUP, prefetch=PREFETCH)
+                async with consumer, asyncio.TaskGroup() as routes:
                     async for delivery in consumer:
-                        await self._handle(delivery)
-            except QueueError as error:
-                log.warning("topic %s cannot be consumed now: %s", self._topic, error)
+                        if delivery.message.action == ActionTypes.ROUTE_TASK:
+                            # A user's orchestrator may take its time over one task.
+                            routes.create_task(self._handle(delivery))
+                        else:
+                            await self._handle(delivery)
+            except* QueueError as errors:
+                for error in errors.exceptions:
+                    log.warning("topic %s cannot be consumed now: %s", self._topic, error)
             await asyncio.sleep(RETRY_SECONDS)
 
     async def _handle(self, delivery: Delivery) -> None:

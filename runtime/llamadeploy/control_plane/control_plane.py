@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
-from pydantic import ValidationError
-
 from llamadeploy.control_plane.calls import Calls
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.consumer import MessageLoop
+from llamadeploy.control_plane.messages import Messages
 from llamadeploy.control_plane.outbox import Outbox, PublishCallback
 from llamadeploy.control_plane.repair import RepairLoop, sweep_forever
 from llamadeploy.control_plane.router import Router
@@ -22,14 +20,13 @@ from llamadeploy.control_plane.streams import StreamItem
 from llamadeploy.control_plane.tailing import tail
 from llamadeploy.control_plane.tasks import Tasks, result_of, status_of
 from llamadeploy.exceptions import (
-    ConfigurationError,
     LlamaDeployError,
     NotFoundError,
 )
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig
-from llamadeploy.messages import ActionTypes, QueueMessage, topic_name
-from llamadeploy.orchestrator import BaseOrchestrator, is_simple
+from llamadeploy.messages import QueueMessage, topic_name
+from llamadeploy.orchestrator import BaseOrchestrator, SimpleOrchestrator, is_simple
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import (
     Completion,
@@ -38,7 +35,6 @@ from llamadeploy.state_stores.records import (
     ExecutionKey,
     Finished,
     InboundOutcome,
-    NewEvent,
     TaskRecord,
 )
 from llamadeploy.types import (
@@ -51,7 +47,6 @@ from llamadeploy.types import (
     TaskResult,
     TaskState,
     TaskStatus,
-    TaskStream,
     generate_id,
 )
 from llamadeploy.worker.operations import invoke
@@ -112,12 +107,13 @@ class ControlPlane:
         self._services = Services(store, deployment=name, default=default_service)
         self._sessions = Sessions(store, self._outbox)
         self._calls = Calls(store, self._outbox, self._services)
-        self._router = (
-            None
-            if orchestrator is None or is_simple(orchestrator)
-            else Router(store, self._outbox, orchestrator)
+        # Also with the simple rules: a task of an earlier, custom orchestrator may wait for them.
+        router = Router(store, self._outbox, orchestrator or SimpleOrchestrator())
+        simple = orchestrator is None or is_simple(orchestrator)
+        self._tasks = Tasks(
+            store, self._outbox, self._services, self._sessions, None if simple else router
         )
-        self._tasks = Tasks(store, self._outbox, self._services, self._sessions, self._router)
+        self._messages = Messages(store, self._outbox, router, self._new_task)
         self._loops: list[asyncio.Task[None]] = []
 
     @property
@@ -203,6 +199,9 @@ class ControlPlane:
         )
         await self._tasks.publish(created)
         return created
+
+    async def _new_task(self, task: TaskDefinition) -> None:
+        await self.create_task(task, session_id=task.session_id)
 
     async def run_task(
         self,
@@ -379,32 +378,7 @@ class ControlPlane:
             ConfigurationError: its action or data is not one that a control plane takes.
             NotFoundError: it is about a session or task that does not exist.
         """
-        try:
-            await self._process(message)
-        except ValidationError as error:
-            details = "; ".join(
-                f"data.{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors()
-            )
-            raise ConfigurationError(
-                f"message {message.id_} ({message.action}): {details}"
-            ) from None
-
-    async def _process(self, message: QueueMessage) -> None:
-        match message.action:
-            case ActionTypes.NEW_TASK:
-                task = TaskDefinition.model_validate(message.data)
-                await self.create_task(task, session_id=task.session_id)
-            case ActionTypes.COMPLETED_TASK:
-                await self.complete(TaskResult.model_validate(message.data))
-            case ActionTypes.TASK_STREAM:
-                await self._append(TaskStream.model_validate(message.data))
-            case ActionTypes.ROUTE_TASK:
-                await self._route(message)
-            case _:
-                raise ConfigurationError(
-                    f"action: a control plane takes new_task, completed_task and task_stream, "
-                    f"not {message.action}"
-                )
+        await self._messages.process(message)
 
     async def complete(self, result: TaskResult) -> None:
         """End a task (or its stage) with the result of a service that holds no lease.
@@ -412,27 +386,7 @@ class ControlPlane:
         Raises:
             NotFoundError: no such task.
         """
-        if await self.store.get_task(result.task_id) is None:
-            raise NotFoundError(f"task {result.task_id} is unknown or was forgotten")
-        finished = await self.store.complete(result.task_id, result.result, result.data)
-        await self._outbox.publish(finished.publish)
-
-    async def _append(self, event: TaskStream) -> None:
-        data = json.dumps(event.data)
-        await self.store.append_foreign_event(
-            event.task_id, NewEvent(index=event.index, type="", data=data)
-        )
-
-    async def _route(self, message: QueueMessage) -> None:
-        task_id = message.data.get("task_id")
-        if not isinstance(task_id, str):
-            raise ConfigurationError("data.task_id: a route message names its task")
-        if self._router is None:
-            raise ConfigurationError(
-                f"task {task_id} was created under a custom orchestrator, and this control plane "
-                "runs without one: start it with that orchestrator"
-            )
-        await self._router.route(task_id)
+        await self._messages.complete(result)
 
     # -- workers -------------------------------------------------------------------------------
     async def execute(self, op: str, request: Any) -> Any:

@@ -16,6 +16,9 @@ from llamadeploy.types import CONTROL_PLANE_NAME
 
 log = logging.getLogger(__name__)
 
+ROUTE = "route"
+"""Kind of a row that asks for an orchestrator's decision."""
+
 PublishCallback = Callable[[QueueMessage], Awaitable[Any]]
 
 FLUSH_SECONDS = 0.02
@@ -64,7 +67,9 @@ class Outbox:
             sent += 1
             if self._on_publish is not None:
                 await self._on_publish(message)
-            self._published.append(row.row_id)
+            if row.kind != ROUTE:
+                # A route's row stays until its decision is stored: no lease guards the deciding.
+                self._published.append(row.row_id)
         if self._published and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush_later())
         return sent
@@ -110,12 +115,12 @@ class Outbox:
             log.warning("%d published messages will be published again: %s", len(rows), error)
 
     def _topic(self, row: OutboxRow) -> str:
-        route = row.kind == "route"
-        return topic_name(self._namespace, CONTROL_PLANE_NAME if route else row.service)
+        destination = CONTROL_PLANE_NAME if row.kind == ROUTE else row.service
+        return topic_name(self._namespace, destination)
 
     def _message(self, row: OutboxRow) -> QueueMessage:
         data: dict[str, Any] = {"task_id": row.task_id, "session_id": row.session_id}
-        if row.kind == "route":
+        if row.kind == ROUTE:
             action, destination = ActionTypes.ROUTE_TASK, CONTROL_PLANE_NAME
         else:
             action, destination = ActionTypes.NEW_TASK, row.service

@@ -71,7 +71,7 @@ async def test_poison_becomes_a_dead_letter_and_the_consumer_goes_on(
         QueueMessage(action=None, data={"x": 1}),
         QueueMessage(action=ActionTypes.COMPLETED_TASK, data={"task_id": 5}),
         QueueMessage(action=ActionTypes.NEW_TASK, data={"input": "[", "service_id": "echo"}),
-        QueueMessage(action=ActionTypes.ROUTE_TASK, data={"task_id": "t"}),
+        QueueMessage(action=ActionTypes.ROUTE_TASK, data={"task_id": 5}),
     ]
     for message in poison:
         await queue.publish(TOPIC, message)

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+from pathlib import Path
 from typing import Any
 
+from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.messages import ActionTypes, QueueMessage
 from llamadeploy.orchestrator import BaseOrchestrator, SimpleOrchestrator, get_result_key
 from llamadeploy.types import ServiceDefinition, TaskDefinition, TaskResult
@@ -202,3 +205,63 @@ async def test_increments_of_concurrent_tasks_serialise(open_plane: Any) -> None
         for task in tasks:
             await plane.get(f"/sessions/{session}/tasks/{task}/result?wait=20")
         assert (await plane.get(f"/sessions/{session}/state"))["count"] == 40
+
+
+class Stuck(Chain):
+    """Never decides."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def add_result_to_state(self, result: TaskResult, state: State) -> State:
+        self.asked.set()
+        await asyncio.Event().wait()
+        return state
+
+
+async def test_a_decision_that_was_interrupted_is_made_after_a_restart(
+    open_plane: Any, tmp_path: Path
+) -> None:
+    uri = f"sqlite:///{tmp_path}/state.db"
+    stuck = Stuck()
+    async with open_plane(uri, orchestrator=stuck) as plane:
+        plane.workers.serve("first", _service)
+        task = await plane.task(await plane.session(), "first", message="x")
+        await asyncio.wait_for(stuck.asked.wait(), 10)
+    async with open_plane(uri, orchestrator=Chain()) as plane:
+        plane.workers.serve("second", _service)
+        # The row's lease is 5 s.
+        assert (await plane.control_plane.wait_result(task, 15)).result == "second(first(x))"
+
+
+async def test_without_the_orchestrator_the_first_result_is_the_result(open_plane: Any) -> None:
+    stuck = Stuck()
+    async with open_plane(orchestrator=stuck) as plane:
+        plane.workers.serve("first", _service)
+        task = await plane.task(await plane.session(), "first", message="x")
+        await asyncio.wait_for(stuck.asked.wait(), 10)
+        mine = plane.control_plane
+        other = ControlPlane(mine.store, mine.queue, name="o", namespace=mine.namespace)
+        route = QueueMessage(action=ActionTypes.ROUTE_TASK, data={"task_id": task})
+        await other.process_message(route)
+        assert (await mine.wait_result(task, 10)).result == "first(x)"
+
+
+async def test_a_slow_decision_holds_up_no_other(open_plane: Any) -> None:
+    class SlowOnce(Chain):
+        asked = 0
+
+        async def add_result_to_state(self, result: TaskResult, state: State) -> State:
+            SlowOnce.asked += 1
+            if SlowOnce.asked == 1:
+                await asyncio.Event().wait()
+            return await super().add_result_to_state(result, state)
+
+    async with open_plane(orchestrator=SlowOnce()) as plane:
+        for name in ("first", "second"):
+            plane.workers.serve(name, _service)
+        slow = await plane.task(await plane.session(), "first", message="slow")
+        quick = await plane.task(await plane.session(), "first", message="quick")
+        result = await plane.control_plane.wait_result(quick, 3)
+        result = result or await plane.control_plane.wait_result(slow, 3)
+        assert result.result.startswith("second(first(")
