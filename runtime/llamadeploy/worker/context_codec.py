@@ -121,8 +121,17 @@ class AllowedTypes(JsonSerializer):
     def serialize_value(self, value: Any) -> Any:
         """As the library does; refuses a model which could not be read back."""
         if isinstance(value, BaseModel):
-            self.resolve_class(f"{type(value).__module__}.{type(value).__name__}")
+            self.require(type(value))
         return super().serialize_value(value)
+
+    def require(self, cls: type[Any]) -> None:
+        """Raises UnknownTypeError unless ``cls`` is found again by its name."""
+        name = qualified_name(cls)
+        if self.resolve_class(name) is not cls:
+            raise UnknownTypeError(
+                f"the type {name!r} is not at the top of its module under that name, so that it "
+                "would not be found again"
+            )
 
 
 class ContextCodec:
@@ -161,6 +170,8 @@ class ContextCodec:
             ContextError: names the key or event that has no JSON form.
         """
         try:
+            for awaited in run.awaited_types():
+                self.serializer.require(awaited)
             return run.save(self.serializer)
         except Exception as error:
             raise ContextError(f"the workflow's context cannot be saved: {error}") from error

@@ -76,6 +76,11 @@ class Sink(Protocol):
 class Run(Protocol):
     """One attempt in progress."""
 
+    async def ended(self) -> Outcome:
+        """How it ended, as soon as that is known: what the run leaves behind (synchronous threads,
+        steps that ignore their cancellation) may still be running. The end can be written now."""
+        ...
+
     async def outcome(self) -> Outcome:
         """How it ended. Never raises for what the workflow did; synchronous threads the workflow
         left behind have ended when this returns (their slot stays taken until then)."""

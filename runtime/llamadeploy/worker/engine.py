@@ -45,7 +45,12 @@ from workflows.runtime.types.plugin import (
     WaitForNextTaskResult,
     consume_current_run,
 )
-from workflows.runtime.types.results import RetryAttempt, StepWorkerOutput, StepWorkerState
+from workflows.runtime.types.results import (
+    RetryAttempt,
+    StepWorkerOutput,
+    StepWorkerState,
+    StepWorkerWaiter,
+)
 from workflows.runtime.types.step_function import (
     StepWorkerFunction,
     as_step_worker_functions,
@@ -128,14 +133,19 @@ class ObservedRun:
 
     def shield_answered(self) -> None:
         """Keep the waiters that have their answer from being answered again."""
-        if self._loop is None:
-            return
-        for worker in self._loop.state.workers.values():
-            for waiter in worker.collected_waiters:
-                if waiter.resolved_event is not None:
-                    waiter.waiting_for_event = Answered
-                    waiter.requirements = {}
-                    waiter.has_requirements = False  # else a resume would run the step for it
+        for waiter in self._waiters():
+            if waiter.resolved_event is not None:
+                waiter.waiting_for_event = Answered
+                waiter.requirements = {}
+                waiter.has_requirements = False  # else a resume would run the step for it
+
+    def awaited_types(self) -> Iterator[type[Event]]:
+        """The types of the events for which the run waits."""
+        return (waiter.waiting_for_event for waiter in self._waiters())
+
+    def _waiters(self) -> Iterator[StepWorkerWaiter[Any]]:
+        workers = () if self._loop is None else self._loop.state.workers.values()
+        return (waiter for worker in workers for waiter in worker.collected_waiters)
 
 
 class ObservedRuntime(BasicRuntime):

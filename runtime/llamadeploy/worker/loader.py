@@ -116,19 +116,26 @@ def _import(target: ImportTarget, base: Path) -> ModuleType:
 
 def _forget_other(module: str, entry: str) -> None:
     """A module of that name that was imported from elsewhere is not the one that is asked for."""
-    parts = module.split(".")
-    loaded = sys.modules.get(parts[0])
-    origin = getattr(loaded, "__file__", None)
-    if loaded is None or origin is None or Path(origin).resolve().is_relative_to(entry):
+    top = module.partition(".")[0]
+    loaded = sys.modules.get(top)
+    if loaded is None:
         return
-    for name in [name for name in sys.modules if name.split(".")[0] == parts[0]]:
+    origin = getattr(loaded, "__file__", None)
+    if origin is not None and Path(origin).resolve().is_relative_to(entry):
+        return
+    if top in sys.stdlib_module_names or origin is None or "site-packages" in Path(origin).parts:
+        raise WorkflowLoadError(
+            f"the module {top!r} in {entry} has the name of a module that the worker uses itself "
+            f"({origin or 'built in'}); give the file another name"
+        )
+    for name in [name for name in sys.modules if name.partition(".")[0] == top]:
         del sys.modules[name]
 
 
 def _import_problem(target: ImportTarget, entry: str, error: Exception) -> str:
     frames = traceback.extract_tb(error.__traceback__)
     own = [frame for frame in frames if not frame.filename.startswith("<frozen")]
-    own = [frame for frame in own if frame.filename != __file__ and "importlib" not in frame.name]
+    own = [frame for frame in own if frame.filename not in (__file__, importlib.__file__)]
     if isinstance(error, SyntaxError):
         where = f"{error.filename}:{error.lineno}"
     else:

@@ -382,6 +382,12 @@ class WorkflowRun:
         self._park(context)
 
     def _park(self, context: dict[str, Any]) -> None:
+        """End this attempt as waiting, or as failed where nothing can ever continue the run.
+
+        It waits for its waiters, or for an event that only comes from outside (a step takes a
+        ``HumanResponseEvent``, or a type that no step makes). Where neither is the case but steps
+        take other events, somebody might still send one: it waits for as long as it may run.
+        """
         waiters = _pending(context, self._deadlines)
         self._deadlines = {(each.step, each.waiter_id): each.deadline for each in waiters}
         deadline = min((w.deadline for w in waiters if w.deadline is not None), default=None)
