@@ -11,7 +11,7 @@ from dotenv import dotenv_values
 
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.settings import PREFIX, PodSettings
-from llamadeploy.spec.deployment import ServiceSpec
+from llamadeploy.spec.deployment import ComponentSpec
 
 INHERITED = frozenset(
     {
@@ -46,39 +46,43 @@ def worker_environ(
     return environ
 
 
-def service_variables(service: ServiceSpec, folders: tuple[Path, ...]) -> dict[str, str]:
+def service_variables(
+    service: ComponentSpec, folders: tuple[Path, ...], at: str | None = None
+) -> dict[str, str]:
     """``env`` with the variables of the ``env-files`` on top, later files over earlier ones.
 
     Args:
         folders: where an env-file is looked for, in this order. Blocking.
+        at: where it stands in the file, by default ``services.<name>``.
 
     Raises:
         ConfigurationError: a file is missing or unreadable, or a name is one of ours.
     """
+    at = at or f"services.{service.name}"
     variables = dict(service.env)
     for name in service.env_files:
-        variables.update(_read(service.name, name, folders))
+        variables.update(_read(at, name, folders))
     for name, value in variables.items():
         if "\0" in value or "\0" in name or "=" in name or not name:
             raise ConfigurationError(
-                f"services.{service.name}.env: {name!r} cannot be a variable of a process: "
+                f"{at}.env: {name!r} cannot be a variable of a process: "
                 "leave out NUL characters, and '=' from the name"
             )
         if name.startswith(PREFIX):
             raise ConfigurationError(
-                f"services.{service.name}.env: '{name}' is set by the server: "
+                f"{at}.env: '{name}' is set by the server: "
                 f"use a name that does not begin with {PREFIX}"
             )
     return variables
 
 
-def _read(service: str, name: str, folders: tuple[Path, ...]) -> dict[str, str]:
+def _read(at: str, name: str, folders: tuple[Path, ...]) -> dict[str, str]:
     try:
         path = _find(name, folders)
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ConfigurationError(
-            f"services.{service}.env-files: {name!r} cannot be read: {error}; write the path of a "
+            f"{at}.env-files: {name!r} cannot be read: {error}; write the path of a "
             "plain UTF-8 text file, relative to the deployment file or to the source"
         ) from None
     values = dotenv_values(stream=StringIO(text))

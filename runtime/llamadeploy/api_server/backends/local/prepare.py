@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,18 +35,23 @@ class PreparedService:
     @property
     def secrets(self) -> tuple[str, ...]:
         """Values that must not appear in a log or response, longest first."""
-        values = {
-            value
-            for name, value in self.variables.items()
-            if name in self.spec.secret_env or _SECRET_NAME.search(name)
-        }
-        lines = {line.strip() for value in values for line in value.splitlines()}
-        found = {each for each in values | lines if len(each) >= _SHORTEST_SECRET}
-        return tuple(sorted(found, key=len, reverse=True))
+        return secret_values(self.variables, self.spec.secret_env)
 
     def record(self, generation: Path) -> ServiceRecord:
         """What :func:`recorded_services` makes this of again."""
         return ServiceRecord(root=str(self.root.relative_to(generation)), variables=self.variables)
+
+
+def secret_values(variables: Mapping[str, str], secret_env: Collection[str]) -> tuple[str, ...]:
+    """The values of the variables that are secret, or whose names say so, longest first."""
+    values = {
+        value
+        for name, value in variables.items()
+        if name in secret_env or _SECRET_NAME.search(name)
+    }
+    lines = {line.strip() for value in values for line in value.splitlines()}
+    found = {each for each in values | lines if len(each) >= _SHORTEST_SECRET}
+    return tuple(sorted(found, key=len, reverse=True))
 
 
 def prepare_services(
