@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import json
 import logging
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pydantic import ValidationError
 from workflows import Context, Workflow
 from workflows.errors import WorkflowRuntimeError, WorkflowTimeoutError
 from workflows.events import (
@@ -38,7 +36,7 @@ from workflows.runtime.types.ticks import (
     WorkflowTick,
 )
 
-from llamadeploy.exceptions import ConfigurationError, SignatureError
+from llamadeploy.exceptions import SignatureError
 from llamadeploy.state_stores.records import Execution, InboundEvent, NewEvent
 from llamadeploy.worker.calls import CallScope, current_scope
 from llamadeploy.worker.clock import RunClock
@@ -62,6 +60,7 @@ from llamadeploy.worker.event_text import (
     result_text,
 )
 from llamadeploy.worker.inbound import Inbox
+from llamadeploy.worker.task_input import start_event
 from llamadeploy.worker.threads import ThreadGroup, current_group
 
 log = logging.getLogger(__name__)
@@ -172,8 +171,8 @@ class WorkflowRun:
     def _start(self, run_id: str) -> WorkflowHandler:
         resumed = self._execution.snapshot is not None
         context = self._resumed_context() if resumed else self._session_context()
-        start = None if resumed else self._start_event()
         try:
+            start = None if resumed else start_event(self._served.workflow, self._execution.input)
             handler = self._served.workflow.run(ctx=context, start_event=start, run_id=run_id)
         except Exception as error:
             raise _RefusedError(failed(error, retryable=False)) from error
@@ -214,34 +213,6 @@ class WorkflowRun:
             return failed(error, retryable=False)
 
     # -- what it starts from -------------------------------------------------------------------
-    def _start_event(self) -> Any:
-        cls = self._served.workflow.start_event_class
-        try:
-            arguments = json.loads(self._execution.input)
-        except ValueError as error:
-            raise _refusal(f"the task's input is not JSON: {error}") from None
-        if not isinstance(arguments, dict):
-            raise _refusal(
-                "the task's input must be a JSON object with the workflow's arguments, got "
-                f"{type(arguments).__name__}"
-            )
-        try:
-            return cls(**arguments)
-        except ValidationError as error:
-            problems = "; ".join(
-                f"{'.'.join(map(str, item['loc'])) or cls.__name__}: {item['msg']}"
-                for item in error.errors(include_url=False, include_input=False)
-            )
-            given = ", ".join(sorted(arguments)) or "nothing"
-            raise _refusal(
-                f"the task's input does not fit the start event {cls.__name__}: {problems} "
-                f"(given: {given})"
-            ) from None
-        except Exception as error:
-            raise _refusal(
-                f"the start event {cls.__name__} cannot be made of the task's input: {error}"
-            ) from error
-
     def _session_context(self) -> Context:
         if self._execution.context is None:
             return self._served.codec.new_context()
@@ -480,10 +451,6 @@ class _RefusedError(Exception):
     def __init__(self, outcome: Failed) -> None:
         super().__init__(outcome.result)
         self.outcome = outcome
-
-
-def _refusal(message: str) -> _RefusedError:
-    return _RefusedError(failed(ConfigurationError(message), retryable=False))
 
 
 def _stuck() -> Failed:
