@@ -36,7 +36,7 @@ def _local_files(spec: DeploymentSpec, base_path: Path) -> dict[str, dict[str, s
     files = {}
     for name, source in sources.items():
         with tempfile.TemporaryDirectory() as holder:
-            root = fetch_local(source, Path(holder), SourceContext(base_path))
+            root = fetch_local(source, Path(holder), SourceContext(base_path)).root
             files[name] = {
                 path.relative_to(root).as_posix(): _text(path, root)
                 for path in sorted(root.rglob("*"))
