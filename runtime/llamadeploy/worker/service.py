@@ -258,7 +258,10 @@ class WorkflowService:
     def _app(self) -> FastAPI:
         from fastapi import FastAPI
 
+        from llamadeploy.control_plane.routes.errors import install_error_handlers
+
         app = FastAPI(title=self.service_name)
+        install_error_handlers(app)
         app.add_api_route("/", self.home, methods=["GET"], tags=["Workflow Service"])
         app.add_api_route(
             "/process_message",
