@@ -43,7 +43,8 @@ if TYPE_CHECKING:
         TaskResult,
     )
     from llamadeploy.worker.calls import NetworkWorkflow, call_service
-    from llamadeploy.worker.service import WorkflowService, WorkflowServiceConfig
+    from llamadeploy.worker.service import WorkflowService
+    from llamadeploy.worker.service_config import WorkflowServiceConfig
 
 _HOME = {
     "client": ("Client",),
@@ -73,7 +74,8 @@ _HOME = {
         "TaskResult",
     ),
     "worker.calls": ("NetworkWorkflow", "call_service"),
-    "worker.service": ("WorkflowService", "WorkflowServiceConfig"),
+    "worker.service": ("WorkflowService",),
+    "worker.service_config": ("WorkflowServiceConfig",),
 }
 _MODULE_OF = {name: module for module, names in _HOME.items() for name in names}
 
