@@ -92,18 +92,19 @@ def _waited_out(tx: Tx, task: TaskRow) -> bool:
 
 
 def _end_queued(tx: Tx, policy: RepairPolicy, publish: list[OutboxRow]) -> list[str]:
-    """Tasks that nobody started in time."""
-    ended = []
-    for task in select_tasks(
+    """Tasks that nobody started in time; only queued ones have a deadline.
+
+    All of them end before a place is handed on, so that none of them is handed out meanwhile.
+    """
+    late = select_tasks(
         tx, "t.queue_deadline <= ? ORDER BY t.queue_deadline LIMIT ?", tx.now, policy.limit
-    ):
-        # An earlier one of this list may have handed the place to this one.
-        message = "no worker started the task within its queue-timeout"
-        current = find_task(tx, task.task_id)
-        if current is not None and current.state == "queued":
-            publish += _time_out(tx, current, "QueueTimeout", message)
-            ended.append(task.task_id)
-    return ended
+    )
+    message = "no worker started the task within its queue-timeout"
+    for task in late:
+        _time_out(tx, task._replace(place=None), "QueueTimeout", message)
+    for place in sorted({(t.session_id, t.service) for t in late if t.place is not None}):
+        publish += dispatch.advance(tx, *place)
+    return [task.task_id for task in late]
 
 
 def _time_out(tx: Tx, task: TaskRow, kind: str, message: str) -> tuple[OutboxRow, ...]:

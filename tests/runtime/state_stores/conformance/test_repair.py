@@ -100,6 +100,7 @@ async def test_queue_timeout_of_a_whole_session(bench: Any) -> None:
     bench.clock.advance(31)
     repaired = await bench.repair()
     assert sorted(repaired.timed_out) == ["a", "b", "c"]
+    assert repaired.publish == (), "none of them was handed out meanwhile"
     assert (await bench.store.counts())["failed"] == 3
     assert (await bench.store.counts())["outbox"] == 0
 
