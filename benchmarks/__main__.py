@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.environment import EnvironmentUnavailable
+from benchmarks.machine import idle_share
 from benchmarks.measures import FULL, MEASURES, ORIGINAL, OURS, QUICK, Figure, bare
 from benchmarks.report import document, markdown, missed
 from benchmarks.servers import ServerFailed, Service, original, ours
@@ -29,8 +30,10 @@ def main() -> int:
     _say("the workflow library alone")
     alone = bare()
     figures: list[Figure] = []
+    idle: dict[str, float] = {}
     try:
         for name in names:
+            idle[name] = idle_share()
             figures += measure(name, options.only or list(MEASURES), options.quick)
     except (EnvironmentUnavailable, ServerFailed, RuntimeError) as error:
         print(f"Error: {error}", file=sys.stderr)
@@ -39,7 +42,7 @@ def main() -> int:
         print("Interrupted; the servers are stopped.", file=sys.stderr)
         return 130
     command = shlex.join(["python", "-m", "benchmarks", *sys.argv[1:]])
-    run = document(command, figures, alone)
+    run = document(command, figures, alone, idle)
     print(markdown(run))
     _write(options, run)
     for sentence in missed(figures):

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
+from benchmarks.machine import machine
 from benchmarks.measures import ORIGINAL, OURS, Figure
 
 TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
@@ -24,24 +22,22 @@ TARGETS: dict[str, tuple[str, Callable[[float], bool]]] = {
 LEAST_RATIO = 100
 
 
-def document(command: str, figures: list[Figure], bare: dict[str, float]) -> dict[str, Any]:
-    """Everything of one run, ready for `json.dump`."""
+QUIET = 0.9
+"""Idle share of the machine before a measurement; below it the figures say little."""
+
+
+def document(
+    command: str, figures: list[Figure], bare: dict[str, float], idle: dict[str, float]
+) -> dict[str, Any]:
+    """Everything of one run, ready for `json.dump`. `idle`: share of the machine that was idle
+    before each server was started."""
     return {
         "date": time.strftime("%Y-%m-%d"),
         "command": command,
         "machine": machine(),
+        "idle": idle,
         "bare": bare,
         "figures": [asdict(figure) for figure in figures],
-    }
-
-
-def machine() -> dict[str, Any]:
-    """Cores this process may use, model of the CPU, kernel, Python."""
-    return {
-        "cores": len(os.sched_getaffinity(0)),
-        "cpu": _cpu_model(),
-        "system": f"{platform.system()} {platform.release()}",
-        "python": platform.python_version(),
     }
 
 
@@ -63,7 +59,7 @@ def markdown(run: dict[str, Any]) -> str:
     for measure in dict.fromkeys(figure.measure for figure in figures):
         by_server = {each.server: each for each in figures if each.measure == measure}
         lines.append(_row(measure, by_server, run["bare"]["runs_per_second"]))
-    return "\n".join([*lines, "", *_notes(figures)])
+    return "\n".join([*lines, "", *_busy(run["idle"]), *_notes(figures)])
 
 
 def missed(figures: list[Figure]) -> list[str]:
@@ -112,6 +108,15 @@ def _value(figure: Figure | None) -> str:
     return f"{figure.value:,.{digits}f} {figure.unit}"
 
 
+def _busy(idle: dict[str, float]) -> list[str]:
+    return [
+        f"- **Not a quiet machine**: {1 - share:.0%} of it was busy with something else before "
+        f"{server} was started."
+        for server, share in idle.items()
+        if share < QUIET
+    ]
+
+
 def _notes(figures: list[Figure]) -> list[str]:
     streams = {
         each.detail["count"]: each.detail["seconds"]
@@ -119,7 +124,8 @@ def _notes(figures: list[Figure]) -> list[str]:
         if each.server == OURS and each.unit == "events/s"
     }
     notes = [
-        f"The load client used {each.detail['client_cpu']:.0%} of one core ({each.measure})."
+        f"{each.measure}: our processes used {each.detail['cpu_ms_per_task']:.2f} ms of CPU per "
+        f"task, the load client {each.detail['client_cpu']:.0%} of one core."
         for each in _rates(figures, OURS)
     ]
     if len(streams) > 1:
@@ -130,10 +136,3 @@ def _notes(figures: list[Figure]) -> list[str]:
             f"(linear would be {largest / before:.1f})."
         )
     return [f"- {note}" for note in notes]
-
-
-def _cpu_model() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or "unknown CPU"
