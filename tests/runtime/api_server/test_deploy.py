@@ -57,9 +57,7 @@ BAD_SERVICES = {
     "source": ({"source": {"type": "local", "name": "nowhere"}}, "'nowhere' does not exist in"),
     "git": ({"source": {"type": "git", "name": "https://x/y.git"}}, "git source is not available"),
     "module": ({"path": "src/workflwo:echo"}, "did you mean 'workflow'?"),
-    "attribute": ({"path": "src/workflow:ehco"}, "did you mean 'echo'?"),
     "import": ({"path": "src/broken:echo"}, "ZeroDivisionError"),
-    "no workflow": ({"path": "src/workflow:os"}, "must be a workflows.Workflow"),
     "env-file": ({"env-files": ["missing.env"]}, "'missing.env' cannot be read"),
     "reserved": ({"env": {"LLAMADEPLOY_SERVICE": "x"}}, "is set by the server"),
     "dependencies": ({"python-dependencies": ["httpx"]}, "python-dependencies"),
@@ -78,7 +76,7 @@ def test_a_bad_service_leaves_nothing(server: Any, project: Path, kind: str) -> 
 
 
 def test_one_bad_service_takes_the_good_ones_down(server: Any, project: Path) -> None:
-    file = server.deployment("half", "echo", "pid", "missing")
+    file = server.deployment("half", "echo", "missing")
     reply = server.create(file, project)
     assert reply.status == 400
     assert "service 'missing'" in reply.detail

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+
+from llamadeploy.api_server.backends.local.core import is_loopback
 
 EVENT = json.dumps(
     {
@@ -103,15 +106,14 @@ def test_sigterm_drains_and_ends_with_0(start_server: Any, project: Path, tmp_pa
     assert again.result("drained", task)["result"] == "opened"
 
 
-def test_a_second_server_on_the_data_directory_is_refused(start_server: Any) -> None:
-    server = start_server()
+def test_a_second_server_on_the_data_directory_is_refused(start_server: Any, server: Any) -> None:
     second = start_server(server.data_dir)
     assert second.stop() == 1
     assert f"is in use by the server with pid {server.process.pid}" in second.tail()
+    assert server.get("/healthz").status == 200
 
 
-def test_a_port_in_use_is_named(start_server: Any) -> None:
-    server = start_server()
+def test_a_port_in_use_is_named(start_server: Any, server: Any) -> None:
     port = server.url.rsplit(":", 1)[1]
     second = start_server(None, "--port", port)
     assert second.stop() == 1
@@ -153,17 +155,18 @@ def test_a_missing_file_ends_the_server(start_server: Any, tmp_path: Path) -> No
 
 
 def test_a_folder_of_files_is_deployed_at_the_start_as_in_0_8_1(
-    start_server: Any, server: Any, project: Path
+    start_server: Any, server: Any, project: Path, tmp_path: Path
 ) -> None:
-    (project / "broken.yml").write_text("name: [")
-    for name in ("first", "second"):
-        text = yaml.safe_dump(server.deployment(name, "echo"))
-        (project / f"{name}.yaml").write_text(text)
-    started = start_server(env={"LLAMA_DEPLOY_APISERVER_RC_PATH": str(project)})
-    names = {each["name"] for each in started.get("/deployments/").body}
-    assert {"first", "second"} <= names
+    shutil.copytree(project / "src", tmp_path / "src")
+    (tmp_path / "broken.yml").write_text("name: [")
+    (tmp_path / "first.yaml").write_text(yaml.safe_dump(server.deployment("first", "echo")))
+    bad = server.deployment("second", "echo", echo={"env-files": ["missing"]})
+    (tmp_path / "second.yaml").write_text(yaml.safe_dump(bad))
+    started = start_server(env={"LLAMA_DEPLOY_APISERVER_RC_PATH": str(tmp_path)})
+    assert started.get("/deployments/").body == [{"name": "first"}]
     assert "broken.yml was not deployed" in started.tail()
-    assert started.run("second", text="x").body == "v1 x"
+    assert "second.yaml was not deployed" in started.tail()
+    assert started.run("first", text="x").body == "v1 x"
 
 
 def test_a_deployment_that_cannot_be_restored_is_kept_and_shown(
@@ -189,11 +192,22 @@ def test_settings_of_0_8_1s_environment_are_read(start_server: Any) -> None:
     assert "LLAMA_DEPLOY_APISERVER_PORT" in failed.tail()
 
 
-@pytest.mark.parametrize("host", ["0.0.0.0", "::", "example.org"])
-def test_beyond_loopback_a_token_is_asked_for(start_server: Any, host: str) -> None:
-    server = start_server(None, "--host", host)
+def test_beyond_loopback_a_token_is_asked_for(start_server: Any) -> None:
+    server = start_server(None, "--host", "0.0.0.0")
     assert server.stop() == 1
+    assert "host '0.0.0.0' lets others deploy code" in server.tail()
     assert "or add --insecure-no-token" in server.tail()
+
+
+@pytest.mark.parametrize(
+    ("host", "expected"),
+    [
+        ("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True),
+        ("0.0.0.0", False), ("::", False), ("", False), ("10.0.0.1", False), ("example.org", False),
+    ],
+)  # fmt: skip
+def test_what_loopback_is(host: str, expected: bool) -> None:
+    assert is_loopback(host) is expected
 
 
 def test_the_token_guards_everything_but_the_probes(start_server: Any, project: Path) -> None:

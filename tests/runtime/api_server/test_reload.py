@@ -22,14 +22,29 @@ version = Version()
 """
 
 
-@pytest.fixture
-def versioned(server: Any, tmp_path: Path) -> Any:
-    """``version`` deployed from ``tmp_path``; deleted afterwards."""
-    write(tmp_path, "one")
-    reply = server.create(server.deployment("reloaded", "version"), tmp_path)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The user's folder, with the source."""
+    return tmp_path_factory.mktemp("versioned")
+
+
+@pytest.fixture(scope="module")
+def deployed(server: Any, folder: Path) -> Any:
+    """The module's server with ``reloaded``, which runs service ``version`` from ``folder``."""
+    write(folder, "zero")
+    reply = server.create(server.deployment("reloaded", "version"), folder)
     assert reply.status == 200, reply
-    yield server
-    server.request("DELETE", "/deployments/reloaded")
+    return server
+
+
+@pytest.fixture
+def versioned(deployed: Any, folder: Path) -> Any:
+    """The same, with version ``one`` running."""
+    if deployed.run("reloaded").body != "one":
+        write(folder, "one")
+        file = deployed.deployment("reloaded", "version")
+        assert deployed.create(file, folder, reload=True).status == 200
+    return deployed
 
 
 def write(folder: Path, version: str) -> None:
@@ -37,39 +52,41 @@ def write(folder: Path, version: str) -> None:
     (folder / "src" / "workflow.py").write_text(textwrap.dedent(CODE.format(version=version)))
 
 
-def test_reload_runs_the_new_code(versioned: Any, tmp_path: Path) -> None:
+def test_reload_runs_the_new_code(versioned: Any, folder: Path) -> None:
     file = versioned.deployment("reloaded", "version")
     assert versioned.run("reloaded").body == "one"
-    write(tmp_path, "two")
+    generation = versioned.details("reloaded")["generation"]
+    write(folder, "two")
     assert versioned.run("reloaded").body == "one"  # a copy runs, not the user's folder
-    assert versioned.create(file, tmp_path, reload=True).body == {"name": "reloaded"}
+    assert versioned.create(file, folder, reload=True).body == {"name": "reloaded"}
     assert {versioned.run("reloaded").body for _ in range(10)} == {"two"}
     details = versioned.details("reloaded")
-    assert (details["generation"], details["state"]) == (2, "ready")
+    assert (details["generation"], details["state"]) == (generation + 1, "ready")
     work = versioned.data_dir / "reloaded" / "work"
-    assert [path.name for path in work.iterdir()] == ["2"]
+    assert [path.name for path in work.iterdir()] == [str(generation + 1)]
 
 
-def test_a_bad_version_leaves_the_old_one_serving(versioned: Any, tmp_path: Path) -> None:
+def test_a_bad_version_leaves_the_old_one_serving(versioned: Any, folder: Path) -> None:
     file = versioned.deployment("reloaded", "version", version={"session-policy": "parallel"})
-    (tmp_path / "src" / "workflow.py").write_text("version = 1 / 0\n")
-    reply = versioned.create(file, tmp_path, reload=True)
+    generation = versioned.details("reloaded")["generation"]
+    (folder / "src" / "workflow.py").write_text("version = 1 / 0\n")
+    reply = versioned.create(file, folder, reload=True)
     assert reply.status == 400
     assert "ZeroDivisionError" in reply.detail
     assert versioned.run("reloaded").body == "one"
     details = versioned.details("reloaded")
-    assert (details["generation"], details["state"]) == (1, "ready")
+    assert (details["generation"], details["state"]) == (generation, "ready")
     assert "ZeroDivisionError" in details["last_deploy_error"]
     work = versioned.data_dir / "reloaded" / "work"
-    assert [path.name for path in work.iterdir()] == ["1"]
+    assert [path.name for path in work.iterdir()] == [str(generation)]
 
 
-def test_services_and_the_default_may_change(versioned: Any, tmp_path: Path) -> None:
-    write(tmp_path, "two")
+def test_services_and_the_default_may_change(versioned: Any, folder: Path) -> None:
+    write(folder, "two")
     file = versioned.deployment(
         "reloaded", "renamed", renamed={"path": "src/workflow:version", "replicas": 2}
     )
-    assert versioned.create(file, tmp_path, reload=True).status == 200
+    assert versioned.create(file, folder, reload=True).status == 200
     assert versioned.run("reloaded").body == "two"
     assert versioned.service("reloaded", "renamed")["ready_replicas"] == 2
     assert versioned.run("reloaded", "version").status == 404
@@ -77,16 +94,16 @@ def test_services_and_the_default_may_change(versioned: Any, tmp_path: Path) -> 
     assert list(versioned.get(f"http://127.0.0.1:{port}/services").body) == ["renamed"]
 
 
-def test_what_a_reload_cannot_change_is_named(versioned: Any, tmp_path: Path) -> None:
+def test_what_a_reload_cannot_change_is_named(versioned: Any, folder: Path) -> None:
     file = versioned.deployment("reloaded", "version")
     file["control-plane"] = {"state_store_uri": "memory://"}
-    reply = versioned.create(file, tmp_path, reload=True)
+    reply = versioned.create(file, folder, reload=True)
     assert reply.status == 400
     assert "control-plane: a reload cannot change state_store_uri" in reply.detail
     assert versioned.run("reloaded").body == "one"
 
 
-def test_no_request_fails_while_it_reloads(versioned: Any, tmp_path: Path) -> None:
+def test_no_request_fails_while_it_reloads(versioned: Any, folder: Path) -> None:
     file = versioned.deployment("reloaded", "version")
     stop, replies = threading.Event(), []
 
@@ -98,8 +115,8 @@ def test_no_request_fails_while_it_reloads(versioned: Any, tmp_path: Path) -> No
     for client in clients:
         client.start()
     for version in ("two", "three"):
-        write(tmp_path, version)
-        assert versioned.create(file, tmp_path, reload=True).status == 200
+        write(folder, version)
+        assert versioned.create(file, folder, reload=True).status == 200
     stop.set()
     for client in clients:
         client.join(30)
