@@ -11,12 +11,13 @@ from llamadeploy.types import TaskState
 
 
 def repair(tx: Tx, policy: RepairPolicy) -> Repaired:
-    """See ``StateStore.repair``."""
-    publish = _lease_due(tx, policy)
-    if policy.resend_unstarted_after is not None:
-        publish += _resend(tx, policy, tx.now - policy.resend_unstarted_after)
+    """See ``StateStore.repair``. What is over ends first, so that no message goes out for it."""
+    publish: list[OutboxRow] = []
     lost, dead = _take_back(tx, policy, publish)
     timed_out = _end_waits(tx, policy, publish) + _end_queued(tx, policy, publish)
+    publish += _lease_due(tx, policy)
+    if policy.resend_unstarted_after is not None:
+        publish += _resend(tx, policy, tx.now - policy.resend_unstarted_after)
     return Repaired(
         publish=tuple(publish),
         lost_leases=lost,
