@@ -7,11 +7,13 @@ from pathlib import Path
 from llamadeploy.exceptions import UnsupportedFeatureError
 from llamadeploy.sources.base import FetchedSource, Source, SourceContext
 from llamadeploy.sources.configmap import fetch_configmap
+from llamadeploy.sources.git import fetch_git
 from llamadeploy.sources.local import fetch_local
 from llamadeploy.spec.deployment import SourceSpec
 
 SOURCES: dict[str, Source] = {
     "local": fetch_local,
+    "git": fetch_git,
     "configmap": fetch_configmap,
 }
 

@@ -1,0 +1,328 @@
+"""Real git servers, over HTTP with a login and over SSH, and repositories for them."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import os
+import pwd
+import shutil
+import socket
+import subprocess
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+IDENTITY = {
+    "GIT_AUTHOR_NAME": "Test", "GIT_AUTHOR_EMAIL": "test@example.com",
+    "GIT_COMMITTER_NAME": "Test", "GIT_COMMITTER_EMAIL": "test@example.com",
+    "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1",
+}  # fmt: skip
+
+
+ENVIRON = {**os.environ, **IDENTITY}
+"""As it was before any test changed it: servers must not see what a test sets for the client."""
+
+
+def git(folder: Path, *arguments: str, stdin: bytes | None = None) -> str:
+    """Run git in a folder; its output."""
+    done = subprocess.run(
+        ["git", *arguments], cwd=folder, env=ENVIRON, input=stdin,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode()
+    return done.stdout.decode().strip()
+
+
+class Repository:
+    """A repository with a working tree, and the bare one ``path`` that is served."""
+
+    def __init__(self, served: Path, work: Path) -> None:
+        self.path, self.work = served, work
+        if not work.exists():
+            work.mkdir(parents=True)
+            git(work, "init", "--quiet", "-b", "main")
+            git(work.parent, "init", "--quiet", "--bare", "-b", "main", str(served))
+            git(work, "remote", "add", "origin", "../../served/code.git")
+
+    def git(self, *arguments: str, stdin: bytes | None = None) -> str:
+        return git(self.work, *arguments, stdin=stdin)
+
+    def commit(self, files: dict[str, str]) -> str:
+        """Write the files, commit them, and push every branch and tag; the commit."""
+        for name, text in files.items():
+            (self.work / name).parent.mkdir(parents=True, exist_ok=True)
+            (self.work / name).write_text(text)
+        self.git("add", "-A")
+        self.git("commit", "--quiet", "--allow-empty", "-m", "change")
+        return self.push()
+
+    def push(self) -> str:
+        self.git("push", "--quiet", "--force", "--all", "origin")
+        self.git("push", "--quiet", "--force", "--tags", "origin")
+        return self.git("rev-parse", "HEAD")
+
+
+@pytest.fixture(scope="session")
+def repository_template(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]]:
+    """A folder with a repository, and its commits by name; ``tagged`` has the tags ``v1`` and
+    ``v1-note``, ``branch`` is the tip of ``feature/x``, ``second`` that of nothing."""
+    folder = tmp_path_factory.mktemp("template")
+    repository = Repository(folder / "served" / "code.git", folder / "work" / "code")
+    commits = {"tagged": repository.commit({"workflow.py": "version = 1\n"})}
+    repository.git("tag", "v1")
+    repository.git("tag", "-a", "v1-note", "-m", "annotated")
+    commits["second"] = repository.commit({"workflow.py": "version = 2\n", "package/a.py": ""})
+    repository.git("checkout", "--quiet", "-b", "feature/x")
+    commits["branch"] = repository.commit({"workflow.py": "version = 'x'\n"})
+    repository.git("checkout", "--quiet", "main")
+    commits["main"] = repository.commit({"workflow.py": "version = 3\n"})
+    return folder, commits
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Repository:
+    """A repository, served as ``served/code.git``: empty, or with ``history``."""
+    (tmp_path / "served").mkdir(exist_ok=True)
+    return Repository(tmp_path / "served" / "code.git", tmp_path / "work" / "code")
+
+
+@pytest.fixture
+def history(tmp_path: Path, repository_template: tuple[Path, dict[str, str]]) -> dict[str, str]:
+    """Fill ``repository``, which must be asked for after this; its commits by name."""
+    folder, commits = repository_template
+    shutil.copytree(folder, tmp_path, dirs_exist_ok=True)
+    return commits
+
+
+@dataclass
+class GitHttpServer:
+    """``git http-backend`` behind a login.
+
+    Attributes:
+        token: the only password that is let in; ``None``: no login.
+        plain: serve the repository's files, without git: the "dumb" protocol.
+        newest_protocol: speak version 2; the older one refuses commits that no ref points to.
+        logins: every ``user:password`` that came.
+        watch: called with each request that has a login.
+        refusal: the body of the answer to a wrong login.
+        hold: while set to an unset event, requests wait for it.
+    """
+
+    folder: Path
+    token: str | None = None
+    plain: bool = False
+    newest_protocol: bool = True
+    logins: list[str] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    watch: Callable[[], None] = lambda: None
+    refusal: str = "no"
+    redirect: str | None = None
+    hold: threading.Event | None = None
+    held: threading.Event = field(default_factory=threading.Event)
+    port: int = 0
+
+    def url(self, login: str = "", name: str = "code.git") -> str:
+        return f"http://{login}{'@' if login else ''}127.0.0.1:{self.port}/{name}"
+
+
+class _GitRequest(BaseHTTPRequestHandler):
+    server: Any
+
+    def _serve(self) -> None:
+        git_server: GitHttpServer = self.server.git_server
+        git_server.requests.append(self.path)
+        if git_server.redirect is not None:
+            self._answer(302, b"", Location=git_server.redirect + self.path)
+            return
+        login = base64.b64decode(self.headers.get("Authorization", "").removeprefix("Basic "))
+        if login:
+            git_server.logins.append(login.decode())
+            git_server.watch()
+        if git_server.hold is not None:
+            git_server.held.set()
+            git_server.hold.wait(30)
+        password = login.decode().partition(":")[2] or login.decode().partition(":")[0]
+        if git_server.token is not None and password != git_server.token:
+            body = git_server.refusal.encode()
+            self._answer(401, body, **{"WWW-Authenticate": 'Basic realm="git"'})
+            return
+        if git_server.plain:
+            file = git_server.folder / self.path.partition("?")[0].lstrip("/")
+            found = file.is_file()
+            self._answer(200 if found else 404, file.read_bytes() if found else b"")
+            return
+        self._run_backend(git_server)
+
+    do_GET = do_POST = _serve
+
+    def _run_backend(self, git_server: GitHttpServer) -> None:
+        path, _, query = self.path.partition("?")
+        length = int(self.headers.get("Content-Length", 0))
+        environ = {
+            **ENVIRON, "GIT_PROJECT_ROOT": str(git_server.folder),
+            "GIT_HTTP_EXPORT_ALL": "1", "PATH_INFO": path, "QUERY_STRING": query,
+            "REQUEST_METHOD": self.command, "CONTENT_LENGTH": str(length),
+            "CONTENT_TYPE": self.headers.get("Content-Type", ""), "REMOTE_ADDR": "127.0.0.1",
+            "HTTP_CONTENT_ENCODING": self.headers.get("Content-Encoding", ""),
+        }  # fmt: skip
+        if git_server.newest_protocol:
+            environ["GIT_PROTOCOL"] = self.headers.get("Git-Protocol", "")
+        done = subprocess.run(
+            ["git", "http-backend"], input=self.rfile.read(length), env=environ,
+            capture_output=True, check=False,
+        )  # fmt: skip
+        head, _, body = done.stdout.partition(b"\r\n\r\n")
+        headers = dict(line.split(": ", 1) for line in head.decode().splitlines())
+        status = int(headers.pop("Status", "200").split()[0])
+        self._answer(status, body, **headers)
+
+    def _answer(self, status: int, body: bytes, **headers: str) -> None:
+        with contextlib.suppress(ConnectionError):
+            self.send_response(status)
+            for name, value in {"Content-Type": "text/plain", **headers}.items():
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def start_git_http(tmp_path: Path) -> Iterator[Callable[..., GitHttpServer]]:
+    """Start a server of ``served``; keyword arguments are :class:`GitHttpServer`'s."""
+    with contextlib.ExitStack() as stack:
+
+        def start(**options: Any) -> GitHttpServer:
+            git_server = GitHttpServer(tmp_path / "served", **options)
+            http = ThreadingHTTPServer(("127.0.0.1", 0), _GitRequest)
+            http.daemon_threads = True
+            http.git_server = git_server  # type: ignore[attr-defined]
+            git_server.port = http.server_address[1]
+            thread = threading.Thread(target=http.serve_forever, args=(0.02,), daemon=True)
+            thread.start()
+            stack.callback(thread.join)
+            stack.callback(http.server_close)
+            stack.callback(http.shutdown)
+            return git_server
+
+        yield start
+
+
+@pytest.fixture
+def git_http(start_git_http: Callable[..., GitHttpServer]) -> GitHttpServer:
+    """A server without a login."""
+    return start_git_http()
+
+
+class SshServer:
+    """OpenSSH's sshd as this user: one process per connection, handed an accepted socket."""
+
+    def __init__(self, folder: Path, sshd: str) -> None:
+        self.folder = folder
+        folder.mkdir(mode=0o700)
+        self.user = pwd.getpwuid(os.getuid()).pw_name
+        self.key = self.make_key("user")
+        host_key = self.make_key("host")
+        (folder / "authorized_keys").write_text((folder / "user.pub").read_text())
+        (folder / "config").write_text(
+            f"HostKey {host_key}\nAuthorizedKeysFile {folder / 'authorized_keys'}\n"
+            "PidFile none\nStrictModes no\nUsePAM no\nPermitRootLogin yes\n"
+            "PasswordAuthentication no\nKbdInteractiveAuthentication no\n"
+        )
+        self._command = [sshd, "-i", "-e", "-f", str(folder / "config")]
+        self._log = (folder / "log").open("ab")
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self._socket = socket.create_server(("127.0.0.1", 0))
+        self.port = self._socket.getsockname()[1]
+        self._thread = threading.Thread(target=self._accept, daemon=True)
+        self._thread.start()
+
+    @property
+    def known_hosts(self) -> str:
+        return f"[127.0.0.1]:{self.port} {(self.folder / 'host.pub').read_text()}"
+
+    def url(self, path: Path) -> str:
+        return f"ssh://{self.user}@127.0.0.1:{self.port}{path}"
+
+    def make_key(self, name: str, passphrase: str = "") -> Path:
+        path = self.folder / name
+        command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", passphrase, "-f", str(path)]
+        subprocess.run(command, check=True)
+        return path
+
+    def stop(self) -> None:
+        self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        self._thread.join()
+        for process in self._processes:
+            process.kill()
+            process.wait()
+        self._log.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            with connection:
+                self._processes.append(
+                    subprocess.Popen(
+                        self._command, stdin=connection, stdout=connection, stderr=self._log
+                    )
+                )
+
+
+def find_sshd() -> str:
+    """Path of sshd, which must be absolute. In CI it is installed where it is missing."""
+    found = shutil.which("sshd", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+    if found is None and os.environ.get("CI") == "true" and os.geteuid() == 0:
+        install = ["apt-get", "install", "-y", "--no-install-recommends", "openssh-server"]
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        subprocess.run(["apt-get", "update"], check=True, env=environ, capture_output=True)
+        subprocess.run(install, check=True, env=environ, capture_output=True)
+        found = "/usr/sbin/sshd"
+    if found is None:
+        if os.environ.get("CI") == "true":
+            pytest.fail("sshd is not there; install openssh-server")
+        pytest.skip("sshd is not there; install openssh-server")
+    return found
+
+
+@pytest.fixture
+def git_ssh(tmp_path: Path) -> Iterator[SshServer]:
+    """An SSH server that lets the key ``user`` in."""
+    sshd = find_sshd()
+    if os.geteuid() == 0:
+        Path("/run/sshd").mkdir(mode=0o755, exist_ok=True)  # sshd's, which an init script makes
+    server = SshServer(tmp_path / "ssh", sshd)
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def ssh_agent(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
+    """Start an agent with a key; its socket."""
+    with contextlib.ExitStack() as stack:
+
+        def start(key: Path) -> str:
+            path = str(tmp_path / "agent")
+            process = stack.enter_context(
+                subprocess.Popen(["ssh-agent", "-D", "-a", path], stdout=subprocess.PIPE)
+            )
+            stack.callback(process.kill)
+            assert process.stdout is not None
+            process.stdout.readline()  # it says where it listens once it does
+            environ = {**os.environ, "SSH_AUTH_SOCK": path}
+            subprocess.run(["ssh-add", "-q", str(key)], check=True, env=environ)
+            return path
+
+        yield start
