@@ -30,8 +30,10 @@ from llamadeploy.state_stores.records import (
     RepairPolicy,
     RouteCommit,
     RoutingStage,
+    ServiceLoad,
     StartReply,
     StartRequest,
+    TaskQuery,
     TaskRecord,
 )
 from llamadeploy.types import ServiceDefinition, SessionDefinition, TaskDefinition
@@ -81,6 +83,11 @@ class ExecutionStore(Protocol):
         """Hand an unfinished attempt back (drain): queued again, no retry counted."""
         ...
 
+    async def note_resident(self, key: ExecutionKey, reason: str) -> bool:
+        """The attempt waits and cannot be parked, because of ``reason``: shown in the task's
+        status until the attempt ends. False: stale attempt."""
+        ...
+
 
 class Follower(Protocol):
     """Wakes whoever waits for a task. Use as a context manager."""
@@ -124,6 +131,14 @@ class StateStore(ExecutionStore, Protocol):
         Raises:
             NotFoundError: no such session.
         """
+        ...
+
+    async def find_tasks(self, query: TaskQuery) -> list[TaskRecord]:
+        """Tasks as they stand, the newest first."""
+        ...
+
+    async def service_load(self, service: str) -> ServiceLoad:
+        """How much unfinished work a service has."""
         ...
 
     async def cancel(self, task_id: str, reason: str) -> Cancelled:

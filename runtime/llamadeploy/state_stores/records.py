@@ -293,6 +293,40 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     parent: str | None = None
     wait_deadline: float | None = None
+    resident: str | None = None
+    """Of a running task that waits in its worker's memory: why it could not be put away."""
+
+
+class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which tasks to list; what is ``None`` or empty does not narrow the choice.
+
+    Attributes:
+        before: only tasks that were created before this one (a task's id), for the next page.
+    """
+
+    session_id: str | None = None
+    service: str | None = None
+    states: tuple[TaskState, ...] = ()
+    before: str | None = None
+    limit: int = 100
+
+
+class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True):
+    """A service's unfinished work.
+
+    Attributes:
+        queued: tasks whose turn it is and that no worker has started.
+        blocked: tasks behind another one of their session.
+        waiting: tasks put away until an event comes.
+        running: tasks by the worker that runs them.
+        oldest_queued_at: since when the first of ``queued`` waits for a worker.
+    """
+
+    queued: int = 0
+    blocked: int = 0
+    waiting: int = 0
+    running: dict[str, int] = {}
+    oldest_queued_at: float | None = None
 
 
 class LogPage(msgspec.Struct, frozen=True, kw_only=True):

@@ -140,7 +140,9 @@ def park(tx: Tx, request: ParkRequest) -> Finished:
         "INSERT OR REPLACE INTO snapshots (task, snapshot) VALUES (?, ?)",
         (task.id, request.snapshot),
     )
-    parked_at = tx.now if task.parked_at is None else task.parked_at
+    # An answer ends a wait: the next question gets the whole time again.
+    answered = request.consumed_seq > task.consumed_seq
+    parked_at = tx.now if task.parked_at is None or answered else task.parked_at
     limit = None if task.wait_timeout is None else parked_at + task.wait_timeout
     tx.conn.execute(
         "UPDATE tasks SET state = 'waiting', timer = ?, consumed_seq = ?, base_index = ?,"
@@ -169,6 +171,16 @@ def release(tx: Tx, key: ExecutionKey) -> Finished:
     if task is None or not task.current(key.attempt):
         return endings.REJECTED
     return Finished(accepted=True, publish=(dispatch.requeue(tx, task),))
+
+
+def note_resident(tx: Tx, key: ExecutionKey, reason: str) -> bool:
+    """See ``ExecutionStore.note_resident``."""
+    cursor = tx.conn.execute(
+        "UPDATE tasks SET resident = ?, resident_attempt = attempt"
+        " WHERE namespace = ? AND task_id = ? AND attempt = ? AND state = 'running'",
+        (reason, tx.namespace, key.task_id, key.attempt),
+    )
+    return cursor.rowcount > 0
 
 
 def out_of_retries(task: TaskRow) -> bool:

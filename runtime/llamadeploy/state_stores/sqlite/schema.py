@@ -48,7 +48,7 @@ CREATE TABLE tasks (
   inbound_seq INTEGER NOT NULL DEFAULT 0,
   consumed_seq INTEGER NOT NULL DEFAULT 0,
   parked_attempt INTEGER NOT NULL DEFAULT 0,
-  parked_at REAL,                    -- the first park: wait_timeout counts from here
+  parked_at REAL,                    -- first park since an answer: wait_timeout counts from here
   parked_code_version TEXT NOT NULL DEFAULT '',
   wait_expired INTEGER NOT NULL DEFAULT 0,
   run_seconds REAL NOT NULL DEFAULT 0,
@@ -135,7 +135,14 @@ CREATE TABLE tombstones (hash INTEGER PRIMARY KEY, expires_at REAL NOT NULL);
 CREATE INDEX tombstones_by_time ON tombstones (expires_at);
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST,)
+RESIDENT = """
+ALTER TABLE tasks ADD COLUMN resident TEXT;  -- why the attempt resident_attempt waits in memory
+ALTER TABLE tasks ADD COLUMN resident_attempt INTEGER NOT NULL DEFAULT 0;
+CREATE INDEX tasks_by_service ON tasks (namespace, service)
+  WHERE state IN ('queued', 'running', 'waiting');
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, RESIDENT)
 """Script ``n`` brings a file of version ``n`` to version ``n + 1``; append, never change one."""
 
 VERSION = len(MIGRATIONS)

@@ -27,8 +27,10 @@ from llamadeploy.state_stores.records import (
     RepairPolicy,
     RouteCommit,
     RoutingStage,
+    ServiceLoad,
     StartReply,
     StartRequest,
+    TaskQuery,
     TaskRecord,
 )
 from llamadeploy.state_stores.sqlite import (
@@ -36,6 +38,7 @@ from llamadeploy.state_stores.sqlite import (
     endings,
     events,
     executions,
+    listing,
     repair,
     retention,
     routing,
@@ -124,6 +127,9 @@ class SQLiteStateStore:
     async def release(self, key: ExecutionKey) -> Finished:
         return await self._writer.submit(executions.release, key)
 
+    async def note_resident(self, key: ExecutionKey, reason: str) -> bool:
+        return await self._writer.submit(executions.note_resident, key, reason)
+
     # -- tasks ---------------------------------------------------------------------------------
     async def create_task(self, task: NewTask) -> Created:
         return await self._writer.submit(tasks.create, task)
@@ -138,6 +144,12 @@ class SQLiteStateStore:
         if session_id is not None:
             return await self._reader.submit(tasks.of_session, session_id)
         return await _pages(lambda after: self._reader.submit(tasks.page, after, PAGE), 0)
+
+    async def find_tasks(self, query: TaskQuery) -> list[TaskRecord]:
+        return await self._reader.submit(listing.find, query)
+
+    async def service_load(self, service: str) -> ServiceLoad:
+        return await self._reader.submit(listing.load, service)
 
     async def cancel(self, task_id: str, reason: str) -> Cancelled:
         return await self._writer.submit(endings.cancel, task_id, reason)

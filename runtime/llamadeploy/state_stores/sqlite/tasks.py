@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from llamadeploy.exceptions import ConflictError, NotFoundError, SessionBusyError
 from llamadeploy.state_stores.records import Created, NewTask, OutboxRow, TaskRecord
 from llamadeploy.state_stores.sqlite import dispatch
@@ -109,19 +111,23 @@ def _insert(tx: Tx, task: NewTask, place: int | None, first: bool, detached: boo
     return number
 
 
-_RECORD = """
+RECORDS = """
 SELECT task_id, session_id, service, state, attempt, crashes, created_at, started_at, finished_at,
   result, data, event_count, worker_id, parent, timer, base_index,
-  (SELECT MAX(idx) + 1 FROM events e WHERE e.task = t.id AND e.attempt = t.attempt)
-FROM tasks t WHERE namespace = ? AND task_id = ?
-"""
+  (SELECT MAX(idx) + 1 FROM events e WHERE e.task = t.id AND e.attempt = t.attempt),
+  CASE WHEN resident_attempt = attempt AND state = 'running' THEN resident END
+FROM tasks t WHERE namespace = ?"""
+"""The columns :func:`record` takes; a further condition may follow."""
 
 
 def get(tx: Tx, task_id: str) -> TaskRecord | None:
     """See ``StateStore.get_task``."""
-    row = tx.conn.execute(_RECORD, (tx.namespace, task_id)).fetchone()
-    if row is None:
-        return None
+    row = tx.conn.execute(f"{RECORDS} AND task_id = ?", (tx.namespace, task_id)).fetchone()
+    return None if row is None else record(row)
+
+
+def record(row: tuple[Any, ...]) -> TaskRecord:
+    """A row of :data:`RECORDS`."""
     state = TaskState.RUNNING if row[3] == ROUTING else TaskState(row[3])
     return TaskRecord(
         task_id=row[0],
@@ -139,6 +145,7 @@ def get(tx: Tx, task_id: str) -> TaskRecord | None:
         owner=row[12] if row[3] == "running" else None,
         parent=row[13],
         wait_deadline=row[14] if state is TaskState.WAITING else None,
+        resident=row[17],
     )
 
 

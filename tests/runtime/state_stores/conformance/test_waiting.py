@@ -113,7 +113,7 @@ async def test_at_its_deadline_a_waiter_is_woken(bench: Any, ids: Any) -> None:
     assert not (await bench.start()).wait_expired
 
 
-async def test_wait_timeout_counts_from_the_first_park(bench: Any) -> None:
+async def test_wait_timeout_counts_from_the_park_that_nobody_answered(bench: Any) -> None:
     await bench.create("t", wait_timeout=100.0)
     await bench.create("next")
     run = await bench.start()
@@ -133,6 +133,17 @@ async def test_wait_timeout_counts_from_the_first_park(bench: Any) -> None:
     assert record.state == "failed"
     assert record.data["error"]["type"] == "WaitTimeout"
     assert "100 s" in record.result
+
+
+async def test_an_answer_gives_the_next_wait_its_whole_time(bench: Any) -> None:
+    await bench.create("t", wait_timeout=100.0)
+    run = await bench.start()
+    await bench.park(run.key)
+    bench.clock.advance(90)
+    await bench.store.append_inbound("t", "an answer")
+    resumed = await bench.start()
+    await bench.park(resumed.key, consumed=1)
+    assert (await bench.record()).wait_deadline == bench.clock.now + 100
 
 
 async def test_a_waiting_head_blocks_its_session(bench: Any, ids: Any) -> None:
