@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Callable
 
 from llamadeploy.exceptions import StoreError, StoreUnavailableError
 from llamadeploy.state_stores.records import Finished, NewEvent
@@ -22,11 +23,18 @@ log = logging.getLogger(__name__)
 class Output:
     """The sink of one run; called on the workflow loop."""
 
-    def __init__(self, attempt: Attempt, gate: ExclusiveGate, io: Mailbox) -> None:
+    def __init__(
+        self,
+        attempt: Attempt,
+        gate: ExclusiveGate,
+        io: Mailbox,
+        note: Callable[[Attempt, str], None],
+    ) -> None:
         self.emit = attempt.writer.emit
         self._attempt = attempt
         self._gate = gate
         self._io = io
+        self._note = note
 
     def resident(self, reason: str) -> None:
         """See :class:`llamadeploy.worker.contract.Sink`."""
@@ -37,6 +45,7 @@ class Output:
         if self._attempt.resident or self._attempt.outcome.done():
             return
         self._attempt.resident = True
+        self._note(self._attempt, reason)
         if self._attempt.execution.alone:
             self._gate.leave_alone()
         else:
@@ -62,6 +71,7 @@ class Executor:
         self._io = io
         self._workflow = workflow
         self._watching: set[asyncio.Task[None]] = set()
+        self._noting: set[asyncio.Task[None]] = set()
 
     async def carry_out(self, attempt: Attempt) -> None:
         """Run and write the end. Called inside the gate."""
@@ -109,7 +119,7 @@ class Executor:
         outcome: Outcome
         try:
             attempt.run = self._runner.start(
-                attempt.execution, Output(attempt, self._gate, self._io)
+                attempt.execution, Output(attempt, self._gate, self._io, self._note_resident)
             )
             outcome = await attempt.run.outcome()
         except Exception as error:
@@ -117,6 +127,21 @@ class Executor:
             log.exception("task %s: the runner failed", attempt.key.task_id)
             outcome = failure(error)
         self._io.post(_settle, attempt.outcome, outcome)
+
+    def _note_resident(self, attempt: Attempt, reason: str) -> None:
+        """On the I/O loop, beside the run."""
+        task = asyncio.create_task(self._tell_resident(attempt, reason))
+        self._noting.add(task)
+        task.add_done_callback(self._noting.discard)
+
+    async def _tell_resident(self, attempt: Attempt, reason: str) -> None:
+        def over() -> bool:
+            return attempt.is_lost() or attempt.outcome.done()
+
+        try:
+            await persist(lambda: self._store.note_resident(attempt.key, reason), give_up=over)
+        except StoreError as error:
+            log.warning("task %s: status does not say why it waits: %s", attempt.key.task_id, error)
 
     # -- writing -------------------------------------------------------------------------------
     async def _record(self, attempt: Attempt, outcome: Outcome) -> None:

@@ -70,6 +70,13 @@ class InboundRequest(msgspec.Struct, frozen=True):
     after: int
 
 
+class ResidentRequest(msgspec.Struct, frozen=True):
+    """Arguments of ``note_resident``."""
+
+    key: ExecutionKey
+    reason: str
+
+
 class DeadLetterRequest(msgspec.Struct, frozen=True):
     """Arguments of ``add_dead_letter``; the reply is the letter's id."""
 
@@ -114,6 +121,9 @@ OPERATIONS: dict[str, Operation] = {
     "park": Operation(ParkRequest, Finished, lambda s, r: s.park(r)),
     "finish": Operation(Completion, Finished, lambda s, r: s.finish(r)),
     "release": Operation(ExecutionKey, Finished, lambda s, r: s.release(r)),
+    "note_resident": Operation(
+        ResidentRequest, bool, lambda s, r: s.note_resident(r.key, r.reason)
+    ),
     "add_dead_letter": Operation(
         DeadLetterRequest, int, lambda s, r: s.add_dead_letter(r.reason, r.message, r.service)
     ),

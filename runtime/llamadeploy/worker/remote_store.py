@@ -31,6 +31,7 @@ from llamadeploy.worker.operations import (
     InboundRequest,
     OperationError,
     RenewRequest,
+    ResidentRequest,
 )
 
 REQUESTS_IN_FLIGHT = 2
@@ -118,6 +119,10 @@ class RemoteExecutionStore:
 
     async def release(self, key: ExecutionKey) -> Finished:
         reply: Finished = await self._call("release", key)
+        return reply
+
+    async def note_resident(self, key: ExecutionKey, reason: str) -> bool:
+        reply: bool = await self._call("note_resident", ResidentRequest(key, reason))
         return reply
 
     async def add_dead_letter(self, reason: str, message: str, service: str = "") -> int:

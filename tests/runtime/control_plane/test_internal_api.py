@@ -31,9 +31,11 @@ async def control_plane():
 
 @pytest.fixture
 async def http(control_plane):
-    async with HttpServer(control_plane_app(control_plane)) as server:
-        async with aiohttp.ClientSession(server.url) as session:
-            yield session
+    async with (
+        HttpServer(control_plane_app(control_plane)) as server,
+        aiohttp.ClientSession(server.url) as session,
+    ):
+        yield session
 
 
 async def post(http, path, body):
