@@ -138,8 +138,6 @@ CREATE INDEX tombstones_by_time ON tombstones (expires_at);
 RESIDENT = """
 ALTER TABLE tasks ADD COLUMN resident TEXT;  -- why the attempt resident_attempt waits in memory
 ALTER TABLE tasks ADD COLUMN resident_attempt INTEGER NOT NULL DEFAULT 0;
-CREATE INDEX tasks_by_service ON tasks (namespace, service)
-  WHERE state IN ('queued', 'running', 'waiting');
 """
 
 MIGRATIONS: tuple[str, ...] = (FIRST, RESIDENT)
