@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from llamadeploy.state_stores.observation import StoreObserver
 from llamadeploy.state_stores.records import (
     Cancelled,
     Completion,
@@ -255,6 +256,10 @@ class StateStore(ExecutionStore, Protocol):
 
     async def counts(self) -> dict[str, int]:
         """How many tasks are in each state, and ``outbox`` rows."""
+        ...
+
+    def observe(self, observer: StoreObserver | None) -> None:
+        """From now on tell ``observer`` what was committed; ``None`` ends it."""
         ...
 
     async def ping(self) -> None: ...

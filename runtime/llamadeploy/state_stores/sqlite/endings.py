@@ -57,6 +57,7 @@ def end(
     if task.parked_attempt and not keep_snapshot:
         tx.conn.execute("DELETE FROM snapshots WHERE task = ?", (task.id,))
     tx.touched.append(task.task_id)
+    tx.observed.append(("ended", task.service, task.task_id, state.value))
     if task.place is None:
         return ()
     return dispatch.advance(tx, task.session_id, task.service)
@@ -71,7 +72,9 @@ def finish(tx: Tx, completion: Completion) -> Finished:
     if not task.current(key.attempt):
         return Finished(accepted=_is_repeat(tx, task, completion))
     events.write(tx, task, completion.events)
+    tx.observed.append(("ran", task.service, task.task_id))
     if completion.state is TaskState.FAILED and _may_retry(task, completion):
+        tx.observed.append(("redelivered", task.service))
         tx.conn.execute("UPDATE tasks SET errors = errors + 1 WHERE id = ?", (task.id,))
         return Finished(accepted=True, publish=(dispatch.requeue(tx, task),))
     succeeded = completion.state is TaskState.SUCCEEDED
@@ -170,6 +173,7 @@ def add_dead_letter(
         " VALUES (?, ?, ?, ?, ?, ?)",
         (tx.namespace, tx.now, reason, service, task_id, message),
     )
+    tx.observed.append(("dead_letter", service))
     return cursor.lastrowid or 0
 
 

@@ -11,11 +11,13 @@ import asyncio
 import logging
 import sqlite3
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping
 from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from llamadeploy.exceptions import ConfigurationError, StoreError
+from llamadeploy.state_stores.observation import Observation, StoreObserver, tell
 from llamadeploy.state_stores.sqlite.connection import UNAVAILABLE, Location, translate
 from llamadeploy.state_stores.sqlite.transaction import Tx
 
@@ -31,9 +33,13 @@ MAX_BATCH = 256
 class _Operation:
     """A call and the future of its caller."""
 
-    __slots__ = ("error", "function", "future", "result")
+    __slots__ = ("asked", "error", "function", "future", "name", "result")
 
-    def __init__(self, function: Callable[[Tx], Any], future: asyncio.Future[Any]) -> None:
+    def __init__(
+        self, function: Callable[[Tx], Any], future: asyncio.Future[Any], name: str
+    ) -> None:
+        self.asked = time.perf_counter()
+        self.name = name
         self.function = function
         self.future = future
         self.result: Any = None
@@ -47,6 +53,7 @@ class Engine:
         connect: opens the connection; runs on the thread.
         writes: begin transactions for writing (a read-only engine shares one view per batch).
         notify: called on the loop, after the commit, with the ids of the tasks that changed.
+        names: what functions are called to the observer, where that is not their own name.
     """
 
     def __init__(
@@ -58,6 +65,7 @@ class Engine:
         clock: Callable[[], float],
         writes: bool,
         notify: Callable[[list[str]], None],
+        names: Mapping[Callable[..., Any], str] | None = None,
     ) -> None:
         self._location = location
         self._namespace = namespace
@@ -65,6 +73,8 @@ class Engine:
         self._clock = clock
         self._begin = "BEGIN IMMEDIATE" if writes else "BEGIN"
         self._notify = notify
+        self._names = names or {}
+        self.observer: StoreObserver | None = None
         self._loop = asyncio.get_running_loop()
         self._queue: SimpleQueue[_Operation | None] = SimpleQueue()
         self._opened: asyncio.Future[None] = self._loop.create_future()
@@ -89,7 +99,8 @@ class Engine:
         if self._closing:
             future.set_exception(StoreError("the state store is closed"))
             return future
-        self._queue.put(_Operation(lambda tx: function(tx, *args, **kwargs), future))
+        name = self._names.get(function, function.__name__)
+        self._queue.put(_Operation(lambda tx: function(tx, *args, **kwargs), future, name))
         return future
 
     async def close(self) -> None:
@@ -133,20 +144,24 @@ class Engine:
 
     def _run(self, connection: sqlite3.Connection, batch: list[_Operation]) -> None:
         touched: list[str] = []
+        observed: list[Observation] = []
         try:
-            touched = self._transaction(connection, batch)
+            touched, observed = self._transaction(connection, batch)
         except sqlite3.Error as error:
             self._abort(connection, batch, translate(self._location, error))
         except BaseException as error:  # a bug: the callers get it, the thread lives on
             logger.exception("a batch of state store operations failed")
             self._abort(connection, batch, StoreError(f"state store: {error!r}"))
-        self._call(self._resolve, batch, touched)
+        self._call(self._resolve, batch, touched, observed)
 
-    def _transaction(self, connection: sqlite3.Connection, batch: list[_Operation]) -> list[str]:
+    def _transaction(
+        self, connection: sqlite3.Connection, batch: list[_Operation]
+    ) -> tuple[list[str], list[Observation]]:
         execute = connection.execute
         execute(self._begin)
         tx = Tx(connection, self._namespace, self._clock())
         for operation in batch:
+            before = len(tx.observed)
             execute("SAVEPOINT operation")
             try:
                 operation.result = operation.function(tx)
@@ -154,10 +169,11 @@ class Engine:
                 if isinstance(error, sqlite3.Error) and _ends_batch(error):
                     raise
                 execute("ROLLBACK TO operation")
+                del tx.observed[before:]
                 operation.error = self._shown(error)
             execute("RELEASE operation")
         execute("COMMIT")
-        return tx.touched
+        return tx.touched, tx.observed
 
     def _shown(self, error: BaseException) -> BaseException:
         if isinstance(error, sqlite3.Error):
@@ -187,7 +203,9 @@ class Engine:
             logger.debug("the event loop of the state store is closed")
 
     # -- on the loop ---------------------------------------------------------------------------
-    def _resolve(self, batch: list[_Operation], touched: list[str]) -> None:
+    def _resolve(
+        self, batch: list[_Operation], touched: list[str], observed: list[Observation]
+    ) -> None:
         for operation in batch:
             if operation.error is not None:
                 _fail(operation.future, operation.error)
@@ -195,6 +213,11 @@ class Engine:
                 operation.future.set_result(operation.result)
         if touched:
             self._notify(touched)
+        if self.observer is not None:
+            now = time.perf_counter()
+            for operation in batch:
+                self.observer.operation(operation.name, now - operation.asked)
+            tell(self.observer, observed)
 
 
 def _ends_batch(error: sqlite3.Error) -> bool:

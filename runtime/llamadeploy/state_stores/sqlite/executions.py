@@ -54,6 +54,7 @@ def start(tx: Tx, request: StartRequest) -> StartReply:
             give_up_lost(tx, task)
             return Dropped("terminal")
         task = task._replace(crashes=task.crashes + 1)
+        tx.observed.append(("redelivered", task.service))
     elif not task.dispatched:
         return Dropped("not_due")
     return _execution(tx, _begin(tx, task, request), texts)
@@ -80,6 +81,8 @@ def _begin(tx: Tx, task: TaskRow, request: StartRequest) -> TaskRow:
     )
     dispatch.leave_outbox(tx, task.id)
     tx.touched.append(task.task_id)
+    waited = None if task.attempt else tx.now - task.created_at
+    tx.observed.append(("started", task.service, task.task_id, waited))
     return task._replace(attempt=attempt)
 
 
@@ -160,6 +163,7 @@ def park(tx: Tx, request: ParkRequest) -> Finished:
         ),
     )
     tx.touched.append(task.task_id)
+    tx.observed.append(("ran", task.service, task.task_id))
     if task.inbound_seq > request.consumed_seq:
         return Finished(accepted=True, publish=(dispatch.requeue(tx, task),))
     return Finished(accepted=True)
@@ -193,6 +197,7 @@ def lose(tx: Tx, task: TaskRow) -> tuple[OutboxRow, ...]:
     if out_of_retries(task):
         return give_up_lost(tx, task)
     tx.conn.execute("UPDATE tasks SET crashes = crashes + 1 WHERE id = ?", (task.id,))
+    tx.observed.append(("redelivered", task.service))
     return (dispatch.requeue(tx, task),)
 
 

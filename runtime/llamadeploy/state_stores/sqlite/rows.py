@@ -48,6 +48,7 @@ class TaskRow(NamedTuple):
     parked_code_version: str
     wait_expired: int
     run_seconds: float
+    created_at: float
 
     @property
     def terminal(self) -> bool:

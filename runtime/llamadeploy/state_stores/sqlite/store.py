@@ -8,6 +8,7 @@ from typing import Any, Self, TypeVar
 
 from llamadeploy.state_stores.base import Follower
 from llamadeploy.state_stores.followers import Followers
+from llamadeploy.state_stores.observation import StoreObserver
 from llamadeploy.state_stores.records import (
     Cancelled,
     Completion,
@@ -88,7 +89,13 @@ class SQLiteStateStore:
 
         def engine(opener: Callable[[Location], Any], writes: bool) -> Engine:
             return Engine(
-                location, namespace, opener, clock=clock, writes=writes, notify=followers.wake
+                location,
+                namespace,
+                opener,
+                clock=clock,
+                writes=writes,
+                notify=followers.wake,
+                names=_NAMES,
             )
 
         writer = engine(connect, True)
@@ -246,6 +253,9 @@ class SQLiteStateStore:
     async def counts(self) -> dict[str, int]:
         return await self._reader.submit(tasks.counts)
 
+    def observe(self, observer: StoreObserver | None) -> None:
+        self._writer.observer = self._reader.observer = observer
+
     async def ping(self) -> None:
         await self._writer.submit(_ping)
 
@@ -257,6 +267,28 @@ class SQLiteStateStore:
 
 def _ping(tx: Tx) -> None:
     tx.conn.execute("SELECT version FROM schema_version").fetchone()
+
+
+_NAMES: dict[Callable[..., Any], str] = {
+    tasks.create: "create_task",
+    tasks.get: "get_task",
+    tasks.of_session: "list_tasks",
+    tasks.page: "list_tasks",
+    events.append: "append_events",
+    events.append_foreign: "append_foreign_event",
+    sessions.page: "list_sessions",
+    sessions.merge_state: "merge_session_state",
+    routing.stage: "routing_stage",
+    routing.commit: "commit_route",
+    dispatch.done: "outbox_done",
+    endings.dead_letters: "list_dead_letters",
+    services.put: "put_service",
+    services.get: "get_service",
+    services.list_all: "list_services",
+    services.delete: "delete_service",
+    _ping: "ping",
+}
+"""The contract's names of operations, where the functions have others."""
 
 
 async def _pages(read: Callable[[C], Awaitable[tuple[list[T], C | None]]], first: C) -> list[T]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sqlite3
 from dataclasses import dataclass, field
 
+from llamadeploy.state_stores.observation import Observation
+
 
 @dataclass(slots=True)
 class Tx:
@@ -14,9 +16,11 @@ class Tx:
         namespace: the deployment; part of every query on a top-level table.
         now: seconds since the epoch, one value per transaction.
         touched: ids of the tasks that changed; their followers are woken after the commit.
+        observed: what the observer is told after the commit.
     """
 
     conn: sqlite3.Connection
     namespace: str
     now: float
     touched: list[str] = field(default_factory=list)
+    observed: list[Observation] = field(default_factory=list)
