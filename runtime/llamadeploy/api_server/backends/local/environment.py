@@ -1,4 +1,4 @@
-"""The environment of a worker process: ours, the service's, and little of the server's."""
+"""The environment of a worker process: the server's without our own names, the service's, ours."""
 
 from __future__ import annotations
 
@@ -21,22 +21,26 @@ INHERITED = frozenset(
         "http_proxy", "https_proxy", "no_proxy",
     }
 )  # fmt: skip
-"""What a process needs of the machine. Nothing else passes: a variable meant for one service, or
-the server's own token, must not reach the others."""
+"""What a process needs of the machine; all that a user interface gets, whose code often sends its
+whole environment to browsers."""
 
 INHERITED_PREFIXES = ("LC_", "XDG_")
+
+OUR_PREFIXES = (PREFIX, "LLAMA_DEPLOY_")
+"""Names that configure the server, its token among them: never passed on to workflows."""
 
 
 def worker_environ(
     settings: PodSettings, variables: Mapping[str, str], server: Mapping[str, str] | None = None
 ) -> dict[str, str]:
-    """The whole environment of one worker; ``variables`` are its service's own."""
+    """The whole environment of one worker; ``variables`` are its service's own.
+
+    A workflow finds what its user exported before starting the server (an ``OPENAI_API_KEY``, say),
+    as with LlamaDeploy 0.8.1. What one service's ``env`` sets reaches no other service, and the
+    worker itself reads ``LLAMADEPLOY_*`` alone.
+    """
     server = os.environ if server is None else server
-    environ = {
-        name: value
-        for name, value in server.items()
-        if name in INHERITED or name.startswith(INHERITED_PREFIXES)
-    }
+    environ = {name: value for name, value in server.items() if not name.startswith(OUR_PREFIXES)}
     if path := server.get("PYTHONPATH"):
         # The worker runs in another folder; its relative entries would point elsewhere.
         environ["PYTHONPATH"] = os.pathsep.join(str(Path(p).absolute()) for p in path.split(":"))
