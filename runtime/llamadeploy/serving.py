@@ -284,8 +284,10 @@ async def _unauthorised(scope: Scope, receive: Receive, send: Send) -> None:
     reply = JSONResponse(
         {"detail": "a valid token is needed: 'Authorization: Bearer <token>'"},
         status_code=401,
-        headers={"WWW-Authenticate": 'Bearer, Basic realm="llamadeploy"'},
+        headers={"WWW-Authenticate": "Bearer"},
     )
+    # Apart from the first: browsers do not look for a second scheme in one header.
+    reply.headers.append("WWW-Authenticate", 'Basic realm="llamadeploy", charset="UTF-8"')
     await reply(scope, receive, send)
 
 

@@ -8,7 +8,7 @@ from llamadeploy._version import __version__
 from llamadeploy.api_server.backends.base import Backend
 from llamadeploy.api_server.routes.deployments import admin_router
 from llamadeploy.api_server.routes.status import status_router
-from llamadeploy.api_server.routes.ui import ui_router
+from llamadeploy.api_server.routes.ui import ui_proxy
 from llamadeploy.control_plane.routes.auth import TokenMiddleware
 from llamadeploy.control_plane.routes.deployments import deployments_router
 from llamadeploy.control_plane.routes.errors import install_error_handlers
@@ -24,7 +24,7 @@ def create_app(backend: Backend, *, token: str | None = None) -> FastAPI:
             need none.
     """
     app = FastAPI(title="LlamaDeploy API server", version=__version__)
-    app.add_middleware(BodyLimitMiddleware)
+    app.add_middleware(BodyLimitMiddleware, streamed=("/ui/",))
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
     install_error_handlers(app)
@@ -40,5 +40,5 @@ def create_app(backend: Backend, *, token: str | None = None) -> FastAPI:
     app.include_router(status_router(backend))
     app.include_router(admin_router(backend))
     app.include_router(deployments_router(backend.control_plane))
-    app.include_router(ui_router())
+    app.mount("/ui", ui_proxy(backend, token=token))
     return app

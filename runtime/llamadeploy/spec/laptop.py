@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llamadeploy.spec.deployment import ComponentSpec, DeploymentSpec
+from llamadeploy.spec.deployment import ComponentSpec, DeploymentSpec, UiSpec
 from llamadeploy.spec.manifest import SOLACE_CURE
 from llamadeploy.spec.problems import SpecProblem
 
@@ -38,7 +38,7 @@ def _problems(spec: DeploymentSpec) -> Iterator[SpecProblem]:
         right = "use sqlite:///path or memory://, or leave it out"
         yield SpecProblem("control-plane.state_store_uri", f"{scheme} is {_LATER}", right)
     if spec.ui is not None:
-        yield SpecProblem("ui", f"a user interface is {_LATER}", "remove the section")
+        yield from _component("ui", spec.ui)
     for name, service in spec.services.items():
         yield from _component(f"services.{name}", service)
 
@@ -50,6 +50,11 @@ def _component(at: str, item: ComponentSpec) -> Iterator[SpecProblem]:
     if item.source.type == "image":
         wrong = "an image source needs a cluster: code in a container image cannot be run here"
         yield SpecProblem(f"{at}.source", wrong, "use a local or configMap source on a laptop")
+    if isinstance(item, UiSpec):
+        if item.python_dependencies:
+            wrong = "a user interface runs no Python"
+            yield SpecProblem(f"{at}.python-dependencies", wrong, "give them to a service")
+        return
     if item.python_dependencies:
         right = "install them in the environment that runs the server, and remove the key"
         yield SpecProblem(f"{at}.python-dependencies", f"installing them is {_LATER}", right)

@@ -136,10 +136,10 @@ def test_probes_answer(wire: Any) -> None:
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "DELETE"])
-def test_user_interfaces_are_not_there_yet(wire: Any, method: str) -> None:
+def test_a_deployment_without_a_user_interface(wire: Any, method: str) -> None:
     reply = wire.request(method, "/ui/wire/page/one")
-    assert reply.status == 501
-    assert "not available yet" in reply.detail
+    assert reply.status == 404
+    assert reply.detail == "deployment 'wire' has no user interface; add 'ui' to its file"
 
 
 def test_create_without_a_file_is_422(wire: Any) -> None:

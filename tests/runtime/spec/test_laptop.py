@@ -92,9 +92,18 @@ def test_services(fields, expected):
 
 
 def test_a_user_interface():
-    spec = DeploymentSpec(name="d", ui=UiSpec(name="ui", source=LOCAL))
-    assert [str(problem) for problem in unsupported_on_laptop(spec)] == [
-        "ui: a user interface is not available yet in this release; remove the section"
+    spec = DeploymentSpec(
+        name="d", ui=UiSpec(name="ui", source=LOCAL, ts_dependencies={"left-pad": "^1.3.0"})
+    )
+    assert unsupported_on_laptop(spec) == []
+
+
+def test_a_user_interface_without_a_place_or_with_python():
+    ui = UiSpec(name="ui", source=SourceSpec(type="image"), python_dependencies=["httpx"])
+    assert [str(problem) for problem in unsupported_on_laptop(DeploymentSpec(name="d", ui=ui))] == [
+        "ui.source: an image source needs a cluster: code in a container image cannot be run here;"
+        " use a local or configMap source on a laptop",
+        "ui.python-dependencies: a user interface runs no Python; give them to a service",
     ]
 
 

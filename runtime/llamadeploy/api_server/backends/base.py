@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.ui.proxy import Upstream
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +96,14 @@ class Backend(Protocol):
 
         Raises:
             NotFoundError: there is none of that name.
+        """
+        ...
+
+    def user_interface(self, name: str) -> Upstream:
+        """The front end of one deployment, which may be down.
+
+        Raises:
+            NotFoundError: there is no deployment of that name, or it has no ``ui``.
         """
         ...
 

@@ -1,18 +1,16 @@
-"""``/ui/{name}/...``: the place of a deployment's user interface, which is not available yet."""
+"""``/ui/{name}/...``: a deployment's user interface."""
 
 from __future__ import annotations
 
-from fastapi import APIRouter, HTTPException
+from llamadeploy.api_server.backends.base import Backend
+from llamadeploy.ui.proxy import UiProxy
 
-METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 
+def ui_proxy(backend: Backend, *, token: str | None) -> UiProxy:
+    """What is mounted at ``/ui``.
 
-def ui_router() -> APIRouter:
-    """Answers 501 to everything, so that nobody takes it for a wrong path."""
-    router = APIRouter(tags=["ui"])
-
-    @router.api_route("/ui/{name}/{path:path}", methods=METHODS, include_in_schema=False)
-    async def ui(name: str, path: str) -> None:
-        raise HTTPException(501, "user interfaces of deployments are not available yet")
-
-    return router
+    Args:
+        token: the server's. Where there is one, ``Authorization`` holds it, and stays here.
+    """
+    private = ("authorization",) if token is not None else ()
+    return UiProxy(backend.user_interface, private_headers=private)

@@ -15,20 +15,30 @@ MAX_INTERNAL_BODY_BYTES = 256 * 1024 * 1024
 
 
 class BodyLimitMiddleware:
-    """Answers 413 to bodies above the limit, declared or not."""
+    """Answers 413 to bodies above the limit, declared or not.
+
+    Args:
+        streamed: beginnings of paths whose bodies are passed on piece by piece, never held.
+    """
 
     def __init__(
         self,
         app: ASGIApp,
         limit: int = MAX_BODY_BYTES,
         internal_limit: int = MAX_INTERNAL_BODY_BYTES,
+        streamed: tuple[str, ...] = (),
     ) -> None:
         self._app = app
         self._limit = limit
         self._internal_limit = internal_limit
+        self._streamed = streamed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+        if (
+            scope["type"] != "http"
+            or scope["method"] in ("GET", "HEAD")
+            or scope["path"].startswith(self._streamed)
+        ):
             await self._app(scope, receive, send)
             return
         internal = scope["path"].startswith("/internal/")

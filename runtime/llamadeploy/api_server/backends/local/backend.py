@@ -32,6 +32,7 @@ from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.spec.laptop import unsupported_on_laptop
 from llamadeploy.spec.loader import load_deployment
 from llamadeploy.spec.problems import SpecError
+from llamadeploy.ui.user_interface import UserInterface
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +123,13 @@ class LocalBackend:
     def control_plane(self, name: str) -> ControlPlane:
         """See :meth:`llamadeploy.api_server.backends.base.Backend.control_plane`."""
         return self._get(name).control_plane
+
+    def user_interface(self, name: str) -> UserInterface:
+        """See :meth:`llamadeploy.api_server.backends.base.Backend.user_interface`."""
+        found = self._get(name).user_interface
+        if found is None:
+            raise NotFoundError(f"deployment '{name}' has no user interface; add 'ui' to its file")
+        return found
 
     def status(self) -> Sequence[DeploymentStatus]:
         """Every deployment; those that serve first."""

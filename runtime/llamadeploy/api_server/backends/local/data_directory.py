@@ -10,6 +10,7 @@
     <data dir>/<deployment>/state.db          the default state store
     <data dir>/<deployment>/workers           ids of workers that were started since the last start
     <data dir>/<deployment>/work/<generation>/<service>/...   the code that runs
+    <data dir>/<deployment>/ui-packages/...   what front ends installed, for the next deploy
 
 All of it is readable for its owner alone: records hold the values of Secrets.
 """
@@ -49,6 +50,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         base_path: absolute path of the folder its relative paths start from.
         generation: which folder of ``work`` runs.
         services: the prepared services of that generation.
+        ui: its prepared user interface.
         control_plane_port: the port it had, taken again where it is free.
         queue_port: likewise.
     """
@@ -58,6 +60,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     file: str | None = None
     generation: int = 1
     services: dict[str, ServiceRecord] = {}
+    ui: ServiceRecord | None = None
     control_plane_port: int = 0
     queue_port: int = 0
     version: int = 1
@@ -134,6 +137,11 @@ class DeploymentFolder:
     def work(self) -> Path:
         """Holds the generations."""
         return self.root / "work"
+
+    @property
+    def ui_packages(self) -> Path:
+        """The cache of front ends' packages."""
+        return self.root / "ui-packages"
 
     def create(self) -> bool:
         """Make the folder; return whether it was new.

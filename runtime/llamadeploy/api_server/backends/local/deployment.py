@@ -21,6 +21,11 @@ from llamadeploy.api_server.backends.local.data_directory import (
     DeploymentFolder,
     Record,
 )
+from llamadeploy.api_server.backends.local.front_end import (
+    front_end_record,
+    prepare_front_end,
+    recorded_front_end,
+)
 from llamadeploy.api_server.backends.local.options import LocalOptions
 from llamadeploy.api_server.backends.local.prepare import (
     PreparedService,
@@ -29,10 +34,12 @@ from llamadeploy.api_server.backends.local.prepare import (
 )
 from llamadeploy.api_server.backends.local.workers import ServiceWorkers, Workers
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.exceptions import ConfigurationError, NotFoundError
+from llamadeploy.exceptions import ConfigurationError, DeploymentError, NotFoundError
 from llamadeploy.sources.base import SourceContext
 from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.types import ServiceDefinition
+from llamadeploy.ui.prepare import PreparedUi
+from llamadeploy.ui.user_interface import UserInterface
 
 log = logging.getLogger(__name__)
 
@@ -55,6 +62,7 @@ class LocalDeployment:
         self._options = options
         self._generation = 0
         self._workers = Workers([])
+        self._front_end: UserInterface | None = None
         self._created_at = time.time()
         self._reloaded_at: float | None = None
 
@@ -79,6 +87,7 @@ class LocalDeployment:
             if await asyncio.to_thread(folder.create):
                 undo.push_async_callback(asyncio.to_thread, folder.remove)
             generation, services = await _prepare(spec, request, folder, data, undo)
+            front_end = await _prepare_front_end(spec, request, folder, data, generation)
             ports = await asyncio.to_thread(folder.last_ports)
             deployment = await cls._start_core(spec, folder, options, ports)
             undo.push_async_callback(deployment.stop, 0)
@@ -87,7 +96,9 @@ class LocalDeployment:
             workers = deployment._make_workers(services, generation)
             deployment._workers, deployment._generation = workers, generation
             await workers.start()
-            await deployment._write_record(request, services, generation)
+            deployment._front_end = deployment._make_front_end(front_end)
+            await _start_front_end(deployment._front_end)
+            await deployment._write_record(request, services, generation, front_end)
             undo.pop_all()
         await asyncio.to_thread(folder.keep_only, generation)
         return deployment
@@ -114,6 +125,11 @@ class LocalDeployment:
             )
             if services is None:
                 generation, services = await _prepare(spec, request, folder, data, undo)
+            front_end = await asyncio.to_thread(
+                recorded_front_end, spec, folder.generation(generation), record.ui
+            )
+            if front_end is None:
+                front_end = await _prepare_front_end(spec, request, folder, data, generation)
             deployment = await cls._start_core(
                 spec, folder, options, (record.control_plane_port, record.queue_port)
             )
@@ -122,8 +138,11 @@ class LocalDeployment:
             await deployment._register(spec)
             deployment._generation = generation
             deployment._workers = deployment._make_workers(services, generation)
-            await deployment._write_record(request, services, generation)
+            deployment._front_end = deployment._make_front_end(front_end)
+            await deployment._write_record(request, services, generation, front_end)
             deployment._workers.keep()
+            if deployment._front_end is not None:
+                deployment._front_end.keep()
             undo.pop_all()
         await asyncio.to_thread(folder.keep_only, generation)
         return deployment
@@ -161,17 +180,25 @@ class LocalDeployment:
         self._check_reload(spec)
         async with AsyncExitStack() as undo:
             generation, services = await _prepare(spec, request, self._folder, data, undo)
+            prepared = await _prepare_front_end(spec, request, self._folder, data, generation)
             workers = self._make_workers(services, generation)
             # New workers register themselves, with options that must not outlive their failure.
             undo.push_async_callback(self._register, self.spec)
             await workers.start()
             undo.push_async_callback(workers.stop, 0)
+            front_end = self._make_front_end(prepared)
+            if front_end is not None:
+                undo.push_async_callback(front_end.stop, 0)
+            await _start_front_end(front_end)
             await self._register(spec)
-            await self._write_record(request, services, generation)
+            await self._write_record(request, services, generation, prepared)
             undo.pop_all()
-        old_workers, old_spec = self._workers, self.spec
+        old_workers, old_spec, old_front_end = self._workers, self.spec, self._front_end
         self._workers, self._generation, self.spec = workers, generation, spec
+        self._front_end = front_end
         self._reloaded_at = time.time()
+        if old_front_end is not None:
+            await old_front_end.stop()
         removed = old_spec.services.keys() - spec.services.keys()
         for name in removed:
             self.control_plane.withdraw_service(name)
@@ -195,7 +222,9 @@ class LocalDeployment:
             await self.control_plane.delete_session(session.session_id)
 
     async def stop(self, drain_seconds: float) -> None:
-        """Drain the workers, then stop the core; unfinished tasks stay in the store."""
+        """End the front end, drain the workers, stop the core; unfinished tasks are kept."""
+        if self._front_end is not None:
+            await self._front_end.stop()
         await self._workers.stop(drain_seconds)
         await self._core.stop()
 
@@ -206,6 +235,11 @@ class LocalDeployment:
         """Its use cases."""
         return self._core.control_plane
 
+    @property
+    def user_interface(self) -> UserInterface | None:
+        """Its front end."""
+        return self._front_end
+
     async def problems(self) -> list[str]:
         """Why it cannot take tasks. Workers do not count: without one tasks wait, and are kept."""
         return await self.control_plane.problems()
@@ -213,6 +247,8 @@ class LocalDeployment:
     def status(self, busy: DeploymentState | None, failure: str | None) -> DeploymentStatus:
         """How it is. ``failure`` is why the last deploy of this name failed."""
         problem = self._workers.problem()
+        if self._front_end is not None:
+            problem = problem or self._front_end.problem()
         state = busy or (DeploymentState.DEGRADED if problem else DeploymentState.READY)
         details: dict[str, Any] = {
             "generation": self._generation,
@@ -227,6 +263,7 @@ class LocalDeployment:
             "services": {
                 name: workers.status() for name, workers in self._workers.services.items()
             },
+            "ui": self._front_end.status() if self._front_end else None,
             "ignored_fields": list(self.spec.ignored),
             "created_at": self._created_at,
             "reloaded_at": self._reloaded_at,
@@ -251,6 +288,13 @@ class LocalDeployment:
             for service in services.values()
         )
 
+    def _make_front_end(self, prepared: PreparedUi | None) -> UserInterface | None:
+        if prepared is None:
+            return None
+        return UserInterface(
+            prepared, backoff=self._options.backoff, start_seconds=self._options.ready_seconds
+        )
+
     async def _register(self, spec: DeploymentSpec) -> None:
         """Make the services known before their workers are: a task that comes meanwhile waits."""
         for service in spec.services.values():
@@ -266,7 +310,11 @@ class LocalDeployment:
         self.control_plane.default_service = spec.default_service
 
     async def _write_record(
-        self, request: DeployRequest, services: dict[str, PreparedService], generation: int
+        self,
+        request: DeployRequest,
+        services: dict[str, PreparedService],
+        generation: int,
+        front_end: PreparedUi | None,
     ) -> None:
         root = self._folder.generation(generation)
         record = Record(
@@ -275,6 +323,7 @@ class LocalDeployment:
             file=request.file,
             generation=generation,
             services={name: service.record(root) for name, service in services.items()},
+            ui=front_end_record(front_end, root),
             control_plane_port=self._core.http.port,
             queue_port=self._core.queue.port,
         )
@@ -292,6 +341,27 @@ class LocalDeployment:
                     f"{section}: a reload cannot change {', '.join(changed)}; "
                     "leave it as it was, or create a new deployment"
                 )
+
+
+async def _prepare_front_end(
+    spec: DeploymentSpec,
+    request: DeployRequest,
+    folder: DeploymentFolder,
+    data: DataDirectory,
+    generation: int,
+) -> PreparedUi | None:
+    """The user interface's code and packages, in the same generation."""
+    context = SourceContext(request.base_path.absolute(), excluded=(data.root,))
+    return await prepare_front_end(spec, folder.generation(generation), folder.ui_packages, context)
+
+
+async def _start_front_end(front_end: UserInterface | None) -> None:
+    if front_end is None:
+        return
+    try:
+        await front_end.start()
+    except DeploymentError as error:
+        raise DeploymentError(f"ui: {error}") from error
 
 
 async def _prepare(
