@@ -1,4 +1,4 @@
-"""Real git servers, over HTTP with a login and over SSH, and repositories for them."""
+"""Real git servers, over HTTP with a login and over SSH, repositories for them, and packages."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import shutil
 import socket
 import subprocess
 import threading
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -326,3 +327,30 @@ def ssh_agent(tmp_path: Path) -> Iterator[Callable[[Path], str]]:
             return path
 
         yield start
+
+
+def make_wheel(
+    folder: Path, name: str, version: str, files: dict[str, str], *requires: str
+) -> Path:
+    """A wheel, written by hand: nothing is needed to build it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    metadata += "".join(f"Requires-Dist: {each}\n" for each in requires)
+    info = f"{name}-{version}.dist-info"
+    contents = {
+        **files,
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    }
+    record = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])
+    path = folder / f"{name}-{version}-py3-none-any.whl"
+    with zipfile.ZipFile(path, "w") as wheel:
+        for inner, text in {**contents, f"{info}/RECORD": record}.items():
+            wheel.writestr(inner, text)
+    return path
+
+
+@pytest.fixture(name="make_wheel")
+def make_wheel_fixture() -> Callable[..., Path]:
+    """``make_wheel(folder, name, version, {path: text}, *requirements)``."""
+    return make_wheel
