@@ -115,6 +115,10 @@ class MessageQueue(Protocol):
         """Messages ready plus delivered and not yet acknowledged; 0 for an unknown topic."""
         ...
 
+    async def ready(self, topic: str) -> int:
+        """The part of :meth:`depth` that nobody holds."""
+        ...
+
     async def delete_topic(self, topic: str) -> None:
         """Forget the topic and what is in it. Idempotent."""
         ...

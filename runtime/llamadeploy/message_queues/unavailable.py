@@ -54,6 +54,10 @@ class UnavailableMessageQueue:
         """Raise UnsupportedFeatureError."""
         self._refuse()
 
+    async def ready(self, topic: str) -> int:
+        """Raise UnsupportedFeatureError."""
+        self._refuse()
+
     async def delete_topic(self, topic: str) -> None:
         """Raise UnsupportedFeatureError."""
         self._refuse()

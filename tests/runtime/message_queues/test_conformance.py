@@ -95,16 +95,18 @@ class QueueConformance:
     ) -> None:
         for number in range(10):
             await queue.publish(TOPIC, message(f"{number}"))
-        assert await queue.depth(TOPIC) == 10
+        assert (await queue.depth(TOPIC), await queue.ready(TOPIC)) == (10, 10)
         async with other.consume(TOPIC, group="g", prefetch=10) as consumer:
             found = await receive(consumer, 10)
             assert sorted(ids(found)) == [f"{n}" for n in range(10)]
             assert await queue.depth(TOPIC) == 10, "delivered and not acknowledged counts"
+            assert await queue.ready(TOPIC) == 0
             await asyncio.gather(*(delivery.ack() for delivery in found))
             assert await queue.depth(TOPIC) == 0
 
     async def test_depth_of_an_unknown_topic_is_0(self, queue: MessageQueue) -> None:
         assert await queue.depth("ns.nobody") == 0
+        assert await queue.ready("ns.nobody") == 0
 
     async def test_an_acknowledged_message_never_comes_again(
         self, queue: MessageQueue, other: MessageQueue

@@ -75,7 +75,7 @@ async def test_lease_ack_and_nack(http: Http) -> None:
     status, reply = await http("POST", "/messages/t/lease", lease)
     first, second = reply["deliveries"]
     assert status == 200 and first["message"] == GOOD and second["message"]["id_"] == "2"
-    assert await http("GET", "/messages/t/depth") == (200, {"depth": 3})
+    assert await http("GET", "/messages/t/depth") == (200, {"depth": 3, "ready": 1})
     tags = {"consumer": "c", "tags": [first["tag"]]}
     assert await http("POST", "/messages/t/ack", {**tags, "consumer": "thief"}) == (
         200,
@@ -138,7 +138,7 @@ async def test_a_hundred_malformed_bodies_change_nothing_and_a_good_one_works(ht
     for body in POISON:
         async with http.session.post("/messages/t", data=body) as reply:
             assert reply.status == 422 and "not a queue message" in (await reply.json())["detail"]
-    assert await http("GET", "/messages/t/depth") == (200, {"depth": 0})
+    assert await http("GET", "/messages/t/depth") == (200, {"depth": 0, "ready": 0})
     assert (await http("POST", "/messages/t", GOOD))[0] == 200
     assert await http("GET", "/messages/t") == (200, GOOD)
 
@@ -152,7 +152,7 @@ async def test_poison_in_a_batch_does_not_stop_its_neighbours(http: Http) -> Non
     status, outcomes = await http("POST", "/messages", batch)
     assert status == 200 and [o and o["status"] for o in outcomes] == [None, 422, None]
     assert "id_" in outcomes[1]["detail"]
-    assert await http("GET", "/messages/u/depth") == (200, {"depth": 1})
+    assert await http("GET", "/messages/u/depth") == (200, {"depth": 1, "ready": 1})
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,11 @@ class Broker:
         topic = self._topics.get(name)
         return 0 if topic is None else topic.depth
 
+    def ready(self, name: str) -> int:
+        """Messages that nobody holds; 0 for an unknown topic."""
+        topic = self._topics.get(name)
+        return 0 if topic is None else topic.ready
+
     def waiting(self, name: str) -> int:
         """How many consumers wait for a message of the topic."""
         topic = self._topics.get(name)

@@ -83,6 +83,11 @@ class SimpleMessageQueue:
         path = f"messages/{topic_path(topic)}/depth"
         return (await self._connection.call(_DEPTH, "GET", path)).depth
 
+    async def ready(self, topic: str) -> int:
+        """See ``base.MessageQueue``."""
+        path = f"messages/{topic_path(topic)}/depth"
+        return (await self._connection.call(_DEPTH, "GET", path)).ready
+
     async def delete_topic(self, topic: str) -> None:
         """See ``base.MessageQueue``."""
         await self._connection.request("DELETE", f"topics/{topic_path(topic)}")

@@ -49,6 +49,10 @@ class LocalMessageQueue:
         """See ``base.MessageQueue``."""
         return self.broker.depth(topic)
 
+    async def ready(self, topic: str) -> int:
+        """See ``base.MessageQueue``."""
+        return self.broker.ready(topic)
+
     async def delete_topic(self, topic: str) -> None:
         """See ``base.MessageQueue``."""
         self.broker.delete_topic(topic)

@@ -174,7 +174,8 @@ class _Handlers:
         return wire.SettleReply(self._broker.nack(asked.consumer, asked.tags))
 
     async def depth(self, request: Request) -> wire.DepthReply:
-        return wire.DepthReply(self._broker.depth(request.path_params["topic"]))
+        topic = request.path_params["topic"]
+        return wire.DepthReply(self._broker.depth(topic), self._broker.ready(topic))
 
     async def heartbeat(self, request: Request) -> wire.HeartbeatReply:
         asked = _decode(await _body(request), _HEARTBEAT)

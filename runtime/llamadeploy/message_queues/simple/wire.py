@@ -77,9 +77,10 @@ class Refusal(msgspec.Struct):
 
 
 class DepthReply(msgspec.Struct):
-    """Reply of ``GET /messages/{topic}/depth``."""
+    """Reply of ``GET /messages/{topic}/depth``; ``ready`` is the part that nobody holds."""
 
     depth: int
+    ready: int = 0
 
 
 def encode_message(message: QueueMessage) -> bytes:
