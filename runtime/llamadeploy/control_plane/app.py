@@ -20,6 +20,7 @@ from llamadeploy.control_plane.routes.internal import internal_router
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
 from llamadeploy.control_plane.routes.services import services_router
 from llamadeploy.control_plane.routes.sessions import sessions_router
+from llamadeploy.metrics.route import metrics_router
 from llamadeploy.serving import probe_routes
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
@@ -56,6 +57,7 @@ def control_plane_app(
         status_router(control_plane),
         dead_letters_router(control_plane),
         probe_routes(control_plane.problems),
+        metrics_router(control_plane.metrics),
     ):
         app.include_router(router)
     return app

@@ -26,6 +26,8 @@ from llamadeploy.exceptions import (
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig
 from llamadeploy.messages import QueueMessage, topic_name
+from llamadeploy.metrics.deployment import DeploymentMetrics
+from llamadeploy.metrics.instruments import Family
 from llamadeploy.orchestrator import BaseOrchestrator, SimpleOrchestrator, is_simple
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import (
@@ -95,6 +97,7 @@ class ControlPlane:
         self.queue = queue
         self.publisher_id = f"ControlPlane-{generate_id()}"
         self._retention = retention
+        self._metrics = DeploymentMetrics(name)
         self._repair = RepairLoop(store, queue, lambda: self._outbox, self._service_topics)
         self._outbox = Outbox(
             store,
@@ -132,6 +135,7 @@ class ControlPlane:
         Raises:
             StoreUnavailableError: the store cannot be reached.
         """
+        self.store.observe(self._metrics)
         await self._services.refresh()
         topic = topic_name(self.namespace, CONTROL_PLANE_NAME)
         messages = MessageLoop(self.queue, self.store, topic, self.process_message)
@@ -165,6 +169,12 @@ class ControlPlane:
             except LlamaDeployError as error:
                 found.append(f"{label}: {error}")
         return found
+
+    async def metrics(self) -> list[Family]:
+        """What happened since this object was made, and how things stand now."""
+        return await self._metrics.collect(
+            self.store, self.queue, self.namespace, self._services.known()
+        )
 
     # -- tasks ---------------------------------------------------------------------------------
     async def create_task(

@@ -9,7 +9,7 @@ from starlette.types import ASGIApp
 
 from llamadeploy import serving
 
-OPEN_PATHS = ("/healthz", "/readyz", "/metrics")
+OPEN_PATHS = ("/healthz", "/readyz", "/metrics", "/status/metrics")
 """Probes and metrics need no token."""
 
 
