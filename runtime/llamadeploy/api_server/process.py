@@ -66,11 +66,13 @@ async def serve(
         _stop_on_signals(stop, stack)
         backend = await LocalBackend.open(options.data_dir, _local_options(options))
         stack.push_async_callback(backend.aclose)
+        files, request = await asyncio.to_thread(_files, options)
+        await backend.expect(files)
         app = create_app(backend, token=options.token)
         server = HttpServer(app, options.host, options.port, setting="--port")
         await server.start()
         stack.push_async_callback(server.stop, REQUEST_SECONDS)
-        bringing_up = asyncio.create_task(_bring_up(backend, options))
+        bringing_up = asyncio.create_task(_bring_up(backend, files, request))
         stopping = asyncio.create_task(stop.wait())
         stack.callback(stopping.cancel)
         await asyncio.wait({bringing_up, stopping}, return_when=asyncio.FIRST_COMPLETED)
@@ -108,13 +110,19 @@ def main() -> None:
     api_server(prog_name="llamadeploy api-server")
 
 
-async def _bring_up(backend: LocalBackend, options: ServeOptions) -> str | None:
+def _files(options: ServeOptions) -> tuple[dict[str, DeployRequest], DeployRequest | None]:
+    """What is to be deployed, by the deployment's name, and which of it the user named."""
+    files = _folder_files(options.rc_path)
+    if options.file is None:
+        return files, None
+    request = _request(options.file, options.base_path)
+    return files | {_name(request): request}, request
+
+
+async def _bring_up(
+    backend: LocalBackend, files: dict[str, DeployRequest], request: DeployRequest | None
+) -> str | None:
     """Restore what ran before, then the folder of files, then the one file."""
-    files = await asyncio.to_thread(_folder_files, options.rc_path)
-    request = None
-    if options.file is not None:
-        request = await asyncio.to_thread(_request, options.file, options.base_path)
-        files[_name(request)] = request
     await backend.restore(besides=list(files))
     for name, each in files.items():
         try:
@@ -124,6 +132,8 @@ async def _bring_up(backend: LocalBackend, options: ServeOptions) -> str | None:
                 raise
             log.error("%s was not deployed: %s", each.file, error)
             await backend.restore(besides=[other for other in files if other != name])
+        finally:
+            backend.expect_no_more(name)
     return _name(request) if request else None
 
 

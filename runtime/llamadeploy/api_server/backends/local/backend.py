@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +28,7 @@ from llamadeploy.exceptions import (
     NotFoundError,
     StoreUnavailableError,
 )
+from llamadeploy.sources.base import SourceContext
 from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.spec.laptop import unsupported_on_laptop
 from llamadeploy.spec.loader import load_deployment
@@ -41,6 +42,10 @@ MAX_DEPLOYMENTS = 10
 
 _KEPT_FAILURES = 20
 """Failed deploys that status remembers."""
+
+
+_PROGRESS_LENGTH = 500
+"""Characters of what a deploy is doing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +66,9 @@ class LocalBackend:
         self._options = options
         self._deployments: dict[str, LocalDeployment] = {}
         self._busy: dict[str, DeploymentState] = {}
+        self._progress: dict[str, str] = {}
         self._failures: dict[str, _Failure] = {}
-        self._to_restore: set[str] = set()
+        self._to_come: set[str] = set()
 
     @classmethod
     async def open(cls, data_dir: Path, options: LocalOptions | None = None) -> Self:
@@ -88,6 +94,15 @@ class LocalBackend:
             await self._create(spec, request)
         return spec.name
 
+    async def expect(self, names: Iterable[str]) -> None:
+        """Count ``names`` and what is recorded as starting: clients of theirs are told to come
+        again, and not to give up. Until :meth:`restore` or :meth:`expect_no_more`."""
+        self._to_come.update(names, await asyncio.to_thread(self._data.recorded))
+
+    def expect_no_more(self, name: str) -> None:
+        """The deployment has come up, or it will not."""
+        self._to_come.discard(name)
+
     async def restore(self, *, besides: Sequence[str] = ()) -> None:
         """Bring back every recorded deployment except ``besides``, without waiting for workers.
 
@@ -96,7 +111,7 @@ class LocalBackend:
         """
         recorded = await asyncio.to_thread(self._data.recorded)
         names = [each for each in recorded if each not in (*besides, *self._deployments)]
-        self._to_restore.update(names)
+        self._to_come.update(names)
         for name in names:
             try:
                 async with self._reserved(name, DeploymentState.STARTING):
@@ -104,7 +119,7 @@ class LocalBackend:
             except LlamaDeployError as error:
                 log.error("deployment '%s' was not restored: %s", name, error)
             finally:
-                self._to_restore.discard(name)
+                self._to_come.discard(name)
 
     async def delete(self, name: str) -> None:
         """See :meth:`llamadeploy.api_server.backends.base.Backend.delete`."""
@@ -134,12 +149,14 @@ class LocalBackend:
     def status(self) -> Sequence[DeploymentStatus]:
         """Every deployment; those that serve first."""
         serving = [
-            each.status(self._busy.get(name), failure.error if failure else None)
+            each.status(
+                self._busy.get(name), failure.error if failure else None, self._progress.get(name)
+            )
             for name, each in self._deployments.items()
             for failure in [self._failures.get(name)]
         ]
         starting = [
-            DeploymentStatus(name, state)
+            DeploymentStatus(name, state, details={"progress": self._progress.get(name)})
             for name, state in self._busy.items()
             if name not in self._deployments
         ]
@@ -152,7 +169,7 @@ class LocalBackend:
 
     async def problems(self) -> list[str]:
         """Why a deployment cannot take tasks."""
-        found = [f"deployment '{name}' is being brought back" for name in self._to_restore]
+        found = [f"deployment '{name}' is being brought up" for name in self._to_come]
         for name, deployment in list(self._deployments.items()):
             found += [f"deployment '{name}': {each}" for each in await deployment.problems()]
         return found
@@ -184,13 +201,13 @@ class LocalBackend:
             )
         async with self._reserved(name, DeploymentState.STARTING):
             self._deployments[name] = await LocalDeployment.create(
-                spec, request, self._data, self._options
+                spec, request, self._data.folder(name), self._context(request, name), self._options
             )
 
     async def _reload(self, spec: DeploymentSpec, request: DeployRequest) -> None:
         deployment = self._get(spec.name)
         async with self._reserved(spec.name, DeploymentState.RELOADING):
-            await deployment.reload(spec, request, self._data)
+            await deployment.reload(spec, request, self._context(request, spec.name))
 
     async def _restore(self, name: str) -> None:
         record = await asyncio.to_thread(self._data.folder(name).read_record)
@@ -199,14 +216,29 @@ class LocalBackend:
         if spec.name != name:
             raise ConfigurationError(f"the record of '{name}' holds a deployment '{spec.name}'")
         self._deployments[name] = await LocalDeployment.restore(
-            spec, request, record, self._data, self._options
+            spec,
+            request,
+            record,
+            self._data.folder(name),
+            self._context(request, name),
+            self._options,
+        )
+
+    def _context(self, request: DeployRequest, name: str) -> SourceContext:
+        """For what one change of a deployment fetches and installs."""
+
+        def progress(text: str) -> None:
+            self._progress[name] = text[:_PROGRESS_LENGTH]
+
+        return SourceContext(
+            request.base_path.absolute(), excluded=(self._data.root,), progress=progress
         )
 
     def _get(self, name: str) -> LocalDeployment:
         deployment = self._deployments.get(name)
         if deployment is not None:
             return deployment
-        if name in self._to_restore or name in self._busy:
+        if name in self._to_come or name in self._busy:
             raise StoreUnavailableError(f"deployment '{name}' is starting; try again in a moment")
         raise NotFoundError("Deployment not found")
 
@@ -229,6 +261,7 @@ class LocalBackend:
             self._failures.pop(name, None)
         finally:
             del self._busy[name]
+            self._progress.pop(name, None)
 
     def _note_failure(self, name: str, error: str) -> None:
         self._failures.pop(name, None)
