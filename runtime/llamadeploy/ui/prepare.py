@@ -30,6 +30,8 @@ class PreparedUi:
         variables: its own environment, env-files included.
         secrets: values that must not appear in a log or response.
         port: the one the file asks for.
+        packages: ``installed`` by this deploy or ``cached`` from an earlier one; ``None`` where
+            the deployment was brought back as it ran.
     """
 
     deployment: str
@@ -38,6 +40,7 @@ class PreparedUi:
     variables: dict[str, str] = field(repr=False)
     secrets: tuple[str, ...] = field(repr=False)
     port: int | None = None
+    packages: str | None = None
 
     @property
     def base_path(self) -> str:

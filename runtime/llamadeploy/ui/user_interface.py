@@ -80,6 +80,7 @@ class UserInterface:
             "port": self._port,
             "pid": self._process.pid if self._process and running else None,
             "package_manager": self.prepared.manager.name,
+            "packages": self.prepared.packages,
             "restarts": self.restarts,
             "next_start": self._next_start,
             "last_error": self.last_exit["error"] if self.last_exit else None,

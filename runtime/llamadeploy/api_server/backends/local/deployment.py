@@ -17,11 +17,11 @@ from llamadeploy.api_server.backends.base import (
 )
 from llamadeploy.api_server.backends.local.core import Core
 from llamadeploy.api_server.backends.local.data_directory import (
-    DataDirectory,
     DeploymentFolder,
     Record,
 )
 from llamadeploy.api_server.backends.local.front_end import (
+    cancellable,
     front_end_record,
     prepare_front_end,
     recorded_front_end,
@@ -73,7 +73,8 @@ class LocalDeployment:
         cls,
         spec: DeploymentSpec,
         request: DeployRequest,
-        data: DataDirectory,
+        folder: DeploymentFolder,
+        context: SourceContext,
         options: LocalOptions,
     ) -> Self:
         """Bring it up; return once every replica is ready and the record is written.
@@ -82,12 +83,11 @@ class LocalDeployment:
             ConfigurationError: something of the file cannot be; found before any process started.
             DeploymentError: a service did not get ready. Nothing is left in either case.
         """
-        folder = data.folder(spec.name)
         async with AsyncExitStack() as undo:
             if await asyncio.to_thread(folder.create):
                 undo.push_async_callback(asyncio.to_thread, folder.remove)
-            generation, services = await _prepare(spec, request, folder, data, undo)
-            front_end = await _prepare_front_end(spec, request, folder, data, generation)
+            generation, services = await _prepare(spec, folder, context, undo)
+            front_end = await _prepare_front_end(spec, folder, context, generation)
             ports = await asyncio.to_thread(folder.last_ports)
             deployment = await cls._start_core(spec, folder, options, ports)
             undo.push_async_callback(deployment.stop, 0)
@@ -109,7 +109,8 @@ class LocalDeployment:
         spec: DeploymentSpec,
         request: DeployRequest,
         record: Record,
-        data: DataDirectory,
+        folder: DeploymentFolder,
+        context: SourceContext,
         options: LocalOptions,
     ) -> Self:
         """Bring it back with the code that ran; workers get ready later and are kept running.
@@ -117,19 +118,18 @@ class LocalDeployment:
         Raises:
             ConfigurationError: a port is taken, or code that is gone cannot be fetched again.
         """
-        folder = data.folder(spec.name)
         async with AsyncExitStack() as undo:
             generation = record.generation
             services = await asyncio.to_thread(
                 recorded_services, spec, folder.generation(generation), record.services
             )
             if services is None:
-                generation, services = await _prepare(spec, request, folder, data, undo)
+                generation, services = await _prepare(spec, folder, context, undo)
             front_end = await asyncio.to_thread(
                 recorded_front_end, spec, folder.generation(generation), record.ui
             )
             if front_end is None:
-                front_end = await _prepare_front_end(spec, request, folder, data, generation)
+                front_end = await _prepare_front_end(spec, folder, context, generation)
             deployment = await cls._start_core(
                 spec, folder, options, (record.control_plane_port, record.queue_port)
             )
@@ -168,7 +168,7 @@ class LocalDeployment:
     # -- changing and ending it ----------------------------------------------------------------
 
     async def reload(
-        self, spec: DeploymentSpec, request: DeployRequest, data: DataDirectory
+        self, spec: DeploymentSpec, request: DeployRequest, context: SourceContext
     ) -> None:
         """Replace the services by those of ``spec``: the new workers are ready before the old
         ones drain, so no request finds nobody.
@@ -179,8 +179,8 @@ class LocalDeployment:
         """
         self._check_reload(spec)
         async with AsyncExitStack() as undo:
-            generation, services = await _prepare(spec, request, self._folder, data, undo)
-            prepared = await _prepare_front_end(spec, request, self._folder, data, generation)
+            generation, services = await _prepare(spec, self._folder, context, undo)
+            prepared = await _prepare_front_end(spec, self._folder, context, generation)
             workers = self._make_workers(services, generation)
             # New workers register themselves, with options that must not outlive their failure.
             undo.push_async_callback(self._register, self.spec)
@@ -244,8 +244,15 @@ class LocalDeployment:
         """Why it cannot take tasks. Workers do not count: without one tasks wait, and are kept."""
         return await self.control_plane.problems()
 
-    def status(self, busy: DeploymentState | None, failure: str | None) -> DeploymentStatus:
-        """How it is. ``failure`` is why the last deploy of this name failed."""
+    def status(
+        self, busy: DeploymentState | None, failure: str | None, progress: str | None = None
+    ) -> DeploymentStatus:
+        """How it is.
+
+        Args:
+            failure: why the last deploy of this name failed.
+            progress: what a reload is doing.
+        """
         problem = self._workers.problem()
         if self._front_end is not None:
             problem = problem or self._front_end.problem()
@@ -268,6 +275,7 @@ class LocalDeployment:
             "created_at": self._created_at,
             "reloaded_at": self._reloaded_at,
             "last_deploy_error": failure,
+            "progress": progress if busy else None,
         }
         return DeploymentStatus(self.spec.name, state, problem, details)
 
@@ -344,14 +352,9 @@ class LocalDeployment:
 
 
 async def _prepare_front_end(
-    spec: DeploymentSpec,
-    request: DeployRequest,
-    folder: DeploymentFolder,
-    data: DataDirectory,
-    generation: int,
+    spec: DeploymentSpec, folder: DeploymentFolder, context: SourceContext, generation: int
 ) -> PreparedUi | None:
     """The user interface's code and packages, in the same generation."""
-    context = SourceContext(request.base_path.absolute(), excluded=(data.root,))
     return await prepare_front_end(spec, folder.generation(generation), folder.ui_packages, context)
 
 
@@ -366,17 +369,15 @@ async def _start_front_end(front_end: UserInterface | None) -> None:
 
 async def _prepare(
     spec: DeploymentSpec,
-    request: DeployRequest,
     folder: DeploymentFolder,
-    data: DataDirectory,
+    context: SourceContext,
     undo: AsyncExitStack,
 ) -> tuple[int, dict[str, PreparedService]]:
     """A new generation with every service's code."""
     generation = await asyncio.to_thread(folder.new_generation)
     undo.push_async_callback(asyncio.to_thread, folder.remove_generation, generation)
-    context = SourceContext(request.base_path.absolute(), excluded=(data.root,))
-    services = await asyncio.to_thread(
-        prepare_services, spec, folder.generation(generation), context
+    services = await cancellable(
+        context, prepare_services, spec, folder.generation(generation), context
     )
     return generation, services
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from llamadeploy.api_server.backends.local.data_directory import ServiceRecord
 from llamadeploy.api_server.backends.local.environment import service_variables
@@ -16,6 +18,9 @@ from llamadeploy.sources.registry import fetch_source
 from llamadeploy.spec.deployment import DeploymentSpec, UiSpec
 from llamadeploy.ui.packages import install_packages
 from llamadeploy.ui.prepare import PreparedUi, find_project, prepared_ui, project_of, without_logins
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 HOLDER = "@ui"
 """The folder of its code in a generation; no service can have this name."""
@@ -39,14 +44,20 @@ async def prepare_front_end(
     if spec.ui is None:
         return None
     holder = generation / HOLDER
-    work = asyncio.create_task(
-        asyncio.to_thread(_prepare, spec.ui, spec.name, holder, cache, context)
-    )
+    return await cancellable(context, _prepare, spec.ui, spec.name, holder, cache, context)
+
+
+async def cancellable(
+    context: SourceContext, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> T:
+    """``function(*args)`` on a thread. When this call is cancelled, so is what the thread does, and
+    is waited for: nothing may write where the caller then cleans up."""
+    work = asyncio.create_task(asyncio.to_thread(function, *args, **kwargs))
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         context.cancellation.cancel()
-        await asyncio.wait({work})  # nothing may write where the caller cleans up
+        await asyncio.wait({work})
         raise
 
 
@@ -89,7 +100,7 @@ def _prepare(
         return redact(without_logins(text))
 
     try:
-        install_packages(
+        cached = install_packages(
             project,
             cache,
             cancellation=context.cancellation,
@@ -97,7 +108,7 @@ def _prepare(
         )
     except (ConfigurationError, DeploymentError) as error:
         raise _of_ui(type(error)(hide(str(error)))) from error
-    return prepared
+    return replace(prepared, packages="cached" if cached else "installed")
 
 
 def _check(
