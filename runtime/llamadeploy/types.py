@@ -192,6 +192,81 @@ class TaskStatus(BaseModel):
     finished_at: float | None = None
     event_count: int = 0
     detail: str = ""
+    wait_deadline: float | None = None
+    """Of a waiting task: when the wait ends by itself."""
+    resident: str | None = None
+    """Of a running task that waits in its worker's memory: why it could not be put away."""
+
+
+class TaskEvent(BaseModel):
+    """An event of a typed stream (added). ``seq`` grows over the whole log and is what a reader
+    continues after; ``index`` counts within one run; ``type`` is the event class's full name."""
+
+    seq: int
+    attempt: int
+    index: int
+    type: str
+    data: dict[str, Any]
+
+
+class StreamRestart(BaseModel):
+    """A marker of a typed stream (added): forget the events with an index of ``base_index`` and
+    above, ``attempt`` writes them anew."""
+
+    attempt: int
+    base_index: int
+
+
+class DeadLetterDefinition(BaseModel):
+    """Work that was given up (added): a task out of retries (``task_id``), or a message that could
+    not be understood (``message``)."""
+
+    letter_id: int
+    created_at: float
+    reason: str
+    service: str = ""
+    task_id: str | None = None
+    message: str | None = None
+
+
+class ReplicaLoad(BaseModel):
+    """One worker and how many tasks it runs (added)."""
+
+    name: str
+    in_flight: int
+
+
+class ServiceScaling(BaseModel):
+    """A service's unfinished work, as an autoscaler reads it (added).
+
+    ``ready`` tasks no worker has started, ``unacked`` ones are in work and their message is not
+    acknowledged, ``custody`` ones are in work and it is; ``oldest_seconds`` is how long the first
+    ready one has waited. Tasks that wait for an event, or behind another one of their session, do
+    not count: no worker could help them.
+    """
+
+    ready: int = 0
+    unacked: int = 0
+    custody: int = 0
+    oldest_seconds: float = 0.0
+    replicas: list[ReplicaLoad] = Field(default_factory=list)
+
+
+class ServiceStatus(BaseModel):
+    """A service for people (added). ``state`` is ``ready``, ``starting``, ``backoff``, ``stopping``
+    or ``stopped``; ``unknown`` with no replicas where this server does not run the workers."""
+
+    service_name: str
+    description: str = ""
+    default: bool = False
+    state: str = "unknown"
+    replicas: int | None = None
+    ready_replicas: int | None = None
+    restarts: int = 0
+    last_error: str | None = None
+    queued: int = 0
+    running: int = 0
+    waiting: int = 0
 
 
 class CancelOutcome(BaseModel):

@@ -18,6 +18,8 @@ from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.home import home_router, resolve_one, status_router
 from llamadeploy.control_plane.routes.internal import internal_router
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
+from llamadeploy.control_plane.routes.operations import service_operations_router
+from llamadeploy.control_plane.routes.providers import the_only
 from llamadeploy.control_plane.routes.services import services_router
 from llamadeploy.control_plane.routes.sessions import sessions_router
 from llamadeploy.metrics.route import metrics_router
@@ -55,7 +57,8 @@ def control_plane_app(
         services_router(control_plane),
         home_router(control_plane),
         status_router(control_plane),
-        dead_letters_router(control_plane),
+        dead_letters_router(the_only(control_plane)),
+        service_operations_router(the_only(control_plane)),
         probe_routes(control_plane.problems),
         metrics_router(control_plane.metrics),
     ):

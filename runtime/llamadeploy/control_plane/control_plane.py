@@ -14,6 +14,7 @@ from llamadeploy.control_plane.messages import Messages
 from llamadeploy.control_plane.outbox import Outbox, PublishCallback
 from llamadeploy.control_plane.repair import RepairLoop, sweep_forever
 from llamadeploy.control_plane.router import Router
+from llamadeploy.control_plane.service_operations import ServiceOperations
 from llamadeploy.control_plane.services import Services
 from llamadeploy.control_plane.sessions import Sessions
 from llamadeploy.control_plane.streams import StreamItem
@@ -37,6 +38,7 @@ from llamadeploy.state_stores.records import (
     ExecutionKey,
     Finished,
     InboundOutcome,
+    TaskQuery,
     TaskRecord,
 )
 from llamadeploy.types import (
@@ -74,6 +76,7 @@ class ControlPlane:
 
     Attributes:
         queue_config: what ``/queue_config`` tells (without credentials), if anything.
+        operations: how its services are, and changes of their workers.
     """
 
     def __init__(
@@ -108,6 +111,7 @@ class ControlPlane:
             on_publish=on_publish,
         )
         self._services = Services(store, deployment=name, default=default_service)
+        self.operations = ServiceOperations(store, self._services)
         self._sessions = Sessions(store, self._outbox)
         self._calls = Calls(store, self._outbox, self._services)
         # Also with the simple rules: a task of an earlier, custom orchestrator may wait for them.
@@ -270,10 +274,15 @@ class ControlPlane:
         await self._tasks.get(session_id, task_id)
 
     def stream(
-        self, task_id: str, after: int = 0, legacy: bool = True
+        self, task_id: str, after: int = 0, legacy: bool = True, follow: bool = True
     ) -> AsyncIterator[list[StreamItem]]:
         """Batches of the task's events; see :func:`llamadeploy.control_plane.tailing.tail`."""
-        return tail(self.store, task_id, after=after, legacy=legacy)
+        return tail(self.store, task_id, after=after, legacy=legacy, follow=follow)
+
+    async def stream_is_over(self, task_id: str, after: int) -> bool:
+        """Whether the task has ended and has no event behind ``after``. Raises NotFoundError."""
+        page = await self.store.read_log(task_id, after, 1)
+        return page.state.terminal and not page.events
 
     async def send_event(
         self, session_id: str, task_id: str, event: EventDefinition
@@ -293,6 +302,22 @@ class ControlPlane:
     ) -> CancelOutcome:
         """End the task unless it has finished. Raises NotFoundError."""
         return await self._tasks.cancel(session_id, task_id, reason)
+
+    async def find_tasks(self, query: TaskQuery) -> list[TaskStatus]:
+        """Where the tasks stand that the query chooses, the newest first."""
+        return [status_of(record) for record in await self._tasks.find(query)]
+
+    def refuse_tasks(self, reason: str) -> None:
+        """Take no task from clients any more; they get a ConflictError with ``reason``."""
+        self._tasks.closed = reason
+
+    def accept_tasks(self) -> None:
+        """Undo :meth:`refuse_tasks`."""
+        self._tasks.closed = None
+
+    async def end_all_tasks(self, reason: str) -> int:
+        """Cancel every unfinished task; return how many, once those who wait have heard of it."""
+        return await self._tasks.end_all(reason)
 
     async def list_tasks(self, session_id: str | None = None) -> list[TaskDefinition]:
         """Definitions, oldest first. Raises NotFoundError: no such session."""

@@ -20,7 +20,7 @@ TAIL_GRACE_SECONDS = 5.0
 
 
 async def tail(
-    store: StateStore, task_id: str, *, after: int = 0, legacy: bool = True
+    store: StateStore, task_id: str, *, after: int = 0, legacy: bool = True, follow: bool = True
 ) -> AsyncIterator[list[StreamItem]]:
     """Batches of what a reader sees; an empty one says that the stream is alive.
 
@@ -29,6 +29,7 @@ async def tail(
     Args:
         after: the ``seq`` of the last event the reader has; 0 begins at the first.
         legacy: see :class:`StreamReader`.
+        follow: wait for what comes, else end with what is there.
 
     Raises:
         NotFoundError: no such task (before the first batch only).
@@ -41,7 +42,7 @@ async def tail(
             if items:
                 yield items
             if len(page.events) < PAGE_EVENTS:
-                if reader.complete:
+                if reader.complete or not follow:
                     return
                 wait = TAIL_GRACE_SECONDS if page.state.terminal else HEARTBEAT_SECONDS
                 if not await follower.changed(wait):

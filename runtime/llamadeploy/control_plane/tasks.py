@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import time
 
@@ -16,10 +18,16 @@ from llamadeploy.control_plane.validation import (
     check_id,
     derived_id,
 )
-from llamadeploy.exceptions import ConfigurationError, NotFoundError
+from llamadeploy.exceptions import ConfigurationError, ConflictError, NotFoundError
 from llamadeploy.messages import ActionTypes
 from llamadeploy.state_stores.base import Follower, StateStore
-from llamadeploy.state_stores.records import Created, InboundOutcome, NewTask, TaskRecord
+from llamadeploy.state_stores.records import (
+    Created,
+    InboundOutcome,
+    NewTask,
+    TaskQuery,
+    TaskRecord,
+)
 from llamadeploy.types import (
     CancelOutcome,
     EventDefinition,
@@ -37,6 +45,11 @@ NO_TASK = "Task not found"
 
 _FOLLOW_SECONDS = 30.0
 """A waiter looks at the store this often even if nothing woke it (another replica's repair)."""
+
+_HEARING_SECONDS = 2.0
+"""What those who wait get to read the end of tasks that were all ended."""
+
+_UNFINISHED = TaskQuery(states=tuple(state for state in TaskState if not state.terminal))
 
 
 class Tasks:
@@ -59,6 +72,11 @@ class Tasks:
         self._services = services
         self._sessions = sessions
         self._router = router
+        self._waiters = 0
+        self._nobody_waits = asyncio.Event()
+        self._nobody_waits.set()
+        self.closed: str | None = None
+        """Why no task is taken any more."""
 
     async def create(
         self,
@@ -70,6 +88,8 @@ class Tasks:
         idempotency_key: str | None = None,
     ) -> Created:
         """Store a task, unpublished; see :meth:`ControlPlane.create_task`."""
+        if self.closed is not None:
+            raise ConflictError(self.closed)
         if session_id and task.session_id and task.session_id != session_id:
             raise ConfigurationError(
                 f"Wrong task definition: task.session_id is {task.session_id} "
@@ -159,6 +179,18 @@ class Tasks:
             return await self._followed(task_id, follower, deadline)
 
     async def _followed(
+        self, task_id: str, follower: Follower, deadline: float | None
+    ) -> TaskRecord | None:
+        self._waiters += 1
+        self._nobody_waits.clear()
+        try:
+            return await self._follow_to_end(task_id, follower, deadline)
+        finally:
+            self._waiters -= 1
+            if not self._waiters:
+                self._nobody_waits.set()
+
+    async def _follow_to_end(
         self, task_id: str, follower: Follower, deadline: float | None
     ) -> TaskRecord | None:
         while True:
@@ -259,6 +291,26 @@ class Tasks:
             outcome="cancelled" if cancelled.changed else "already_finished",
         )
 
+    async def find(self, query: TaskQuery) -> list[TaskRecord]:
+        """Tasks as they stand, the newest first."""
+        await self._sessions.settled()
+        return await self._store.find_tasks(query)
+
+    async def end_all(self, reason: str) -> int:
+        """Cancel every unfinished task and let whoever waits hear of it. Returns how many."""
+        ended = 0
+        while records := await self._store.find_tasks(_UNFINISHED):
+            for record in records:
+                try:
+                    cancelled = await self._store.cancel(record.task_id, reason)
+                except NotFoundError:
+                    continue  # its session was deleted meanwhile
+                ended += cancelled.changed
+                await self._outbox.nudge(ActionTypes.CANCEL_TASK, cancelled.nudge)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._nobody_waits.wait(), _HEARING_SECONDS)
+        return ended
+
 
 def result_of(record: TaskRecord) -> TaskResult | None:
     """The result of a finished task, else ``None``."""
@@ -280,14 +332,18 @@ def status_of(record: TaskRecord) -> TaskStatus:
         finished_at=record.finished_at,
         event_count=record.event_count,
         detail=_detail(record),
+        wait_deadline=record.wait_deadline,
+        resident=record.resident,
     )
 
 
 def _detail(record: TaskRecord) -> str:
     if record.state is TaskState.WAITING:
         return "waits for an event; no worker is held"
-    if record.state is TaskState.RUNNING:
-        return f"runs on {record.owner}" if record.owner else ""
+    if record.state is TaskState.RUNNING and record.owner:
+        if record.resident:
+            return f"waits in the memory of {record.owner}: {record.resident}"
+        return f"runs on {record.owner}"
     if record.state is TaskState.FAILED:
         return record.result or ""
     return ""

@@ -190,8 +190,8 @@ async def test_typed_streams_have_seq_attempt_index_and_continue(plane: Any) -> 
     ) as response:
         assert response.headers["content-type"].startswith("text/event-stream")
         message = (await response.text()).strip().splitlines()
-    assert message[0] == "id: 3"
-    assert json.loads(message[1].removeprefix("data: "))["index"] == 2
+    assert message[:2] == ["id: 3", "event: Event"]
+    assert json.loads(message[2].removeprefix("data: "))["index"] == 2
 
 
 async def test_send_event_reaches_the_log_and_nudges_the_worker(plane: Any) -> None:

@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import msgspec
 from fastapi import APIRouter
 
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.providers import Provider
+from llamadeploy.types import DeadLetterDefinition
 
 
-def dead_letters_router(control_plane: ControlPlane) -> APIRouter:
+def dead_letters_router(provider: Provider) -> APIRouter:
     """Routes under ``/dead-letters``."""
     router = APIRouter(prefix="/dead-letters", tags=["Dead letters"])
 
     @router.get("")
-    async def list_dead_letters() -> list[dict[str, Any]]:
-        return [msgspec.to_builtins(letter) for letter in await control_plane.dead_letters()]
+    async def list_dead_letters(plane: ControlPlane = provider) -> list[DeadLetterDefinition]:
+        """Oldest first."""
+        letters = await plane.dead_letters()
+        return [DeadLetterDefinition(**msgspec.to_builtins(letter)) for letter in letters]
 
     @router.post("/{letter_id}/retry")
-    async def retry_dead_letter(letter_id: int) -> None:
+    async def retry_dead_letter(letter_id: int, plane: ControlPlane = provider) -> None:
         """Queue the letter's task again, with its retries renewed."""
-        await control_plane.retry_dead_letter(letter_id)
+        await plane.retry_dead_letter(letter_id)
 
     @router.delete("/{letter_id}")
-    async def delete_dead_letter(letter_id: int) -> None:
-        await control_plane.delete_dead_letter(letter_id)
+    async def delete_dead_letter(letter_id: int, plane: ControlPlane = provider) -> None:
+        """Forget the letter; its task keeps its result."""
+        await plane.delete_dead_letter(letter_id)
 
     return router

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.dead_letters import dead_letters_router
+from llamadeploy.control_plane.routes.operations import (
+    observation_router,
+    service_operations_router,
+)
 from llamadeploy.control_plane.routes.parsing import body_schema, read_body
+from llamadeploy.control_plane.routes.providers import Resolve, by_path
 from llamadeploy.control_plane.routes.streaming import StreamFormat, stream_response
 from llamadeploy.control_plane.routes.waiting import (
     CLIENT_CLOSED_REQUEST,
@@ -18,22 +23,26 @@ from llamadeploy.control_plane.routes.waiting import (
     while_connected,
 )
 from llamadeploy.control_plane.validation import InvalidFieldError
+from llamadeploy.state_stores.records import TaskQuery
 from llamadeploy.types import (
     CancelOutcome,
     EventDefinition,
     SessionDefinition,
     TaskDefinition,
     TaskResult,
+    TaskState,
     TaskStatus,
 )
 
-Resolve = Callable[[str], ControlPlane]
 SessionQuery = Annotated[str | None, Query()]
 Wait = Annotated[float, Query(ge=0)]
 
+MAX_LISTED = 1000
+"""Tasks of one page of a listing."""
+
 TASK_STATE_HEADER = "X-Task-State"
-"""Of a reply to a sent event: where the task stood. Clients of 0.8.1 know no error for an event
-that came too late; newer ones see it here."""
+"""Of a reply to ``run``: how the task ended. To a sent event: where the task stood. Clients of
+0.8.1 know no error for a failed task or for a late event; newer ones see it here."""
 
 
 def deployments_router(resolve: Resolve) -> APIRouter:
@@ -44,8 +53,13 @@ def deployments_router(resolve: Resolve) -> APIRouter:
     """
     router = APIRouter(prefix="/deployments/{deployment_name}", tags=["Deployments"])
     _add_creation(router, resolve)
+    _add_listing(router, resolve)
     _add_tasks(router, resolve)
     _add_sessions(router, resolve)
+    provider = by_path(resolve)
+    router.include_router(service_operations_router(provider))
+    router.include_router(observation_router(provider))
+    router.include_router(dead_letters_router(provider))
     return router
 
 
@@ -64,7 +78,11 @@ def _add_creation(router: APIRouter, resolve: Resolve) -> None:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
         return JSONResponse(
             record.result or "",
-            headers={"X-Task-Id": record.task_id, "X-Session-Id": record.session_id},
+            headers={
+                "X-Task-Id": record.task_id,
+                "X-Session-Id": record.session_id,
+                TASK_STATE_HEADER: record.state.value,
+            },
         )
 
     @router.post(
@@ -100,6 +118,27 @@ async def _read_task(
     return task, key
 
 
+def _add_listing(router: APIRouter, resolve: Resolve) -> None:
+    @router.get("/task-statuses")
+    async def list_task_statuses(
+        deployment_name: str,
+        session_id: SessionQuery = None,
+        service: str | None = None,
+        state: Annotated[list[TaskState] | None, Query()] = None,
+        before: Annotated[str | None, Query(description="a task's id, for the next page")] = None,
+        limit: Annotated[int, Query(ge=1, le=MAX_LISTED)] = 100,
+    ) -> list[TaskStatus]:
+        """Where tasks stand, the newest first."""
+        query = TaskQuery(
+            session_id=session_id,
+            service=service,
+            states=tuple(state or ()),
+            before=before,
+            limit=limit,
+        )
+        return await resolve(deployment_name).find_tasks(query)
+
+
 def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
     @router.get("/tasks")
     async def list_tasks(deployment_name: str) -> list[TaskDefinition]:
@@ -120,7 +159,7 @@ def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
         response.headers[TASK_STATE_HEADER] = outcome.state.value
         return event
 
-    @router.get("/tasks/{task_id}/events")
+    @router.get("/tasks/{task_id}/events", response_class=StreamingResponse)
     async def stream_events(
         request: Request,
         deployment_name: str,
@@ -128,11 +167,15 @@ def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
         session_id: SessionQuery = None,
         after: Annotated[int, Query(ge=0)] = 0,
         format: StreamFormat = StreamFormat.LEGACY,
-    ) -> StreamingResponse:
-        """The task's events from the first (or ``after``) on, one line each, until its end."""
+        follow: bool = True,
+    ) -> Response:
+        """The task's events from the first (or ``after``) on, one line each, until its end; without
+        ``follow`` those that are there."""
         control_plane = resolve(deployment_name)
         await control_plane.session_of(task_id, session_id)
-        return stream_response(request, control_plane, task_id, after=after, style=format)
+        return await stream_response(
+            request, control_plane, task_id, after=after, style=format, follow=follow
+        )
 
     @router.get("/tasks/{task_id}/results", response_model=None)
     async def get_result(

@@ -102,18 +102,22 @@ def _add_results(router: APIRouter, control_plane: ControlPlane) -> None:
         """The result, or null when there is none within ``wait`` seconds."""
         return await result_reply(request, control_plane, session_id, task_id, wait)
 
-    @router.get("/{session_id}/tasks/{task_id}/result_stream")
+    @router.get("/{session_id}/tasks/{task_id}/result_stream", response_class=StreamingResponse)
     async def stream_result(
         request: Request,
         session_id: str,
         task_id: str,
         after: Annotated[int, Query(ge=0)] = 0,
         format: StreamFormat = StreamFormat.LEGACY,
-    ) -> StreamingResponse:
-        """The task's events from the first (or ``after``) on, one line each, until its end."""
+        follow: bool = True,
+    ) -> Response:
+        """The task's events from the first (or ``after``) on, one line each, until its end; without
+        ``follow`` those that are there."""
         try:
             await control_plane.check_task(session_id, task_id)
         except NotFoundError as error:
             missing_task = str(error) == "Task not found"
             raise NotFoundError("Task stream not found" if missing_task else str(error)) from None
-        return stream_response(request, control_plane, task_id, after=after, style=format)
+        return await stream_response(
+            request, control_plane, task_id, after=after, style=format, follow=follow
+        )

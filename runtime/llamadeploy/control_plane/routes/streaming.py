@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from enum import StrEnum
 
-from fastapi import Request
+from fastapi import Request, Response
 from fastapi.responses import StreamingResponse
 
 from llamadeploy.control_plane.control_plane import ControlPlane
@@ -38,19 +38,30 @@ class Encoding:
     end: bytes = b""
 
 
-def stream_response(
+async def stream_response(
     request: Request,
     control_plane: ControlPlane,
     task_id: str,
     *,
     after: int = 0,
     style: StreamFormat = StreamFormat.LEGACY,
-) -> StreamingResponse:
-    """The task's events until its end, as the client asked for them (``Accept``, ``format``)."""
+    follow: bool = True,
+) -> Response:
+    """The task's events until its end, as the client asked for them (``Accept``, ``format``).
+
+    A browser's ``EventSource`` connects again when a stream ends; 204 tells it that all was said.
+
+    Raises:
+        NotFoundError: no such task.
+    """
     encoding, legacy = _choose(request, style)
     last = request.headers.get("last-event-id", "")
-    after = int(last) if not after and last.isdecimal() else after
-    batches = control_plane.stream(task_id, after, legacy)
+    # isdecimal alone takes digits of other scripts, and numbers of any length.
+    if not after and last.isascii() and last.isdecimal() and len(last) < 19:
+        after = int(last)
+    if encoding is _SSE and last and await control_plane.stream_is_over(task_id, after):
+        return Response(status_code=204)
+    batches = control_plane.stream(task_id, after, legacy, follow)
     return StreamingResponse(
         _encode(batches, encoding),
         media_type=encoding.media_type,
@@ -99,7 +110,9 @@ def _typed_line(item: StreamItem) -> str:
 def _sse_message(item: StreamItem) -> str:
     if isinstance(item, Restart):
         return f"event: restart\ndata: {_typed_object(item)}\n\n"
-    return f"id: {item.seq}\ndata: {_typed_object(item)}\n\n"
+    # A foreign service may write anything for the type; a line break would begin another field.
+    kind = " ".join(item.type.split())
+    return f"id: {item.seq}\nevent: {kind}\ndata: {_typed_object(item)}\n\n"
 
 
 _LEGACY = Encoding(NDJSON, _legacy_line, b" ", LEGACY_END)

@@ -1,0 +1,112 @@
+"""How services are, and stopping, restarting and scaling them, and what their workers write."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Annotated
+
+from fastapi import APIRouter, Query
+from fastapi.responses import StreamingResponse
+from pydantic import BaseModel, Field
+
+from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.providers import Provider
+from llamadeploy.control_plane.worker_control import MAX_REPLICAS, LogLine
+from llamadeploy.types import ServiceScaling, ServiceStatus
+
+MAX_TAIL = 100_000
+"""Lines; above what the log files of a few services hold."""
+
+
+class ScaleRequest(BaseModel):
+    """Body of ``scale``."""
+
+    replicas: int = Field(ge=0, le=MAX_REPLICAS)
+
+
+class LogFormat(StrEnum):
+    """``?format=``: lines for people, or one JSON object per line."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+def service_operations_router(provider: Provider) -> APIRouter:
+    """Routes under ``/services/{service_name}``."""
+    router = APIRouter(prefix="/services", tags=["Service operations"])
+
+    @router.get("/{service_name}/scaling")
+    async def get_scaling(service_name: str, plane: ControlPlane = provider) -> ServiceScaling:
+        return await plane.operations.scaling(service_name)
+
+    @router.post("/{service_name}/stop")
+    async def stop_service(service_name: str, plane: ControlPlane = provider) -> None:
+        """Drain and end its workers; its tasks queue until it is restarted. Idempotent."""
+        await plane.operations.stop(service_name)
+
+    @router.post("/{service_name}/restart")
+    async def restart_service(service_name: str, plane: ControlPlane = provider) -> None:
+        """Replace its workers, the new ones ready before the old ones drain; start a stopped one.
+        Answers when that is done."""
+        await plane.operations.restart(service_name)
+
+    @router.post("/{service_name}/scale")
+    async def scale_service(
+        service_name: str, request: ScaleRequest, plane: ControlPlane = provider
+    ) -> None:
+        """Have that many replicas until the next reload. Answers when they are ready."""
+        await plane.operations.scale(service_name, request.replicas)
+
+    return router
+
+
+def observation_router(provider: Provider) -> APIRouter:
+    """``/services`` and ``/logs`` of a deployment."""
+    router = APIRouter(tags=["Service operations"])
+
+    @router.get("/services")
+    async def list_services(plane: ControlPlane = provider) -> list[ServiceStatus]:
+        return await plane.operations.statuses()
+
+    @router.get("/logs", response_class=StreamingResponse)
+    async def get_logs(
+        service: str | None = None,
+        tail: Annotated[int, Query(ge=0, le=MAX_TAIL)] = 100,
+        follow: bool = False,
+        format: LogFormat = LogFormat.TEXT,
+        plane: ControlPlane = provider,
+    ) -> StreamingResponse:
+        """The last ``tail`` lines that workers wrote, then with ``follow`` what they write."""
+        batches = await plane.operations.logs(service, tail=tail, follow=follow)
+        json_lines = format is LogFormat.JSON
+        return StreamingResponse(
+            _encode(batches, json_lines),
+            media_type="application/x-ndjson" if json_lines else "text/plain; charset=utf-8",
+            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
+        )
+
+    return router
+
+
+async def _encode(batches: AsyncIterator[list[LogLine]], json_lines: bool) -> AsyncIterator[bytes]:
+    write = _json_line if json_lines else _text_line
+    async for lines in batches:
+        if lines:
+            yield "".join(map(write, lines)).encode("utf-8", "replace")
+        elif json_lines:
+            yield b"\n"  # keeps the connection; readers of ndjson skip blank lines
+
+
+def _text_line(line: LogLine) -> str:
+    at = datetime.fromtimestamp(line.at, UTC).isoformat(timespec="milliseconds")
+    return f"{at.replace('+00:00', 'Z')} {line.replica} | {line.text}\n"
+
+
+def _json_line(line: LogLine) -> str:
+    fields = {
+        "time": line.at, "service": line.service, "replica": line.replica, "text": line.text
+    }  # fmt: skip
+    return json.dumps(fields) + "\n"
