@@ -6,6 +6,7 @@ from fastapi import FastAPI, Request
 
 from llamadeploy._version import __version__
 from llamadeploy.api_server.backends.base import Backend
+from llamadeploy.api_server.metrics import server_metrics
 from llamadeploy.api_server.routes.deployments import admin_router
 from llamadeploy.api_server.routes.status import status_router
 from llamadeploy.api_server.routes.ui import ui_proxy
@@ -13,15 +14,17 @@ from llamadeploy.control_plane.routes.auth import TokenMiddleware
 from llamadeploy.control_plane.routes.deployments import deployments_router
 from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
+from llamadeploy.metrics.route import metrics_router
 from llamadeploy.serving import probe_routes
 
 
-def create_app(backend: Backend, *, token: str | None = None) -> FastAPI:
+def create_app(backend: Backend, *, token: str | None = None, metrics: bool = True) -> FastAPI:
     """Every row of the API server's wire contract.
 
     Args:
         token: what clients must send, the documentation's readers too; ``None``: open. Probes
             need none.
+        metrics: serve them; they need no token either.
     """
     app = FastAPI(title="LlamaDeploy API server", version=__version__)
     app.add_middleware(BodyLimitMiddleware, streamed=("/ui/",))
@@ -37,7 +40,10 @@ def create_app(backend: Backend, *, token: str | None = None) -> FastAPI:
             "status": f"{request.base_url}status",
         }
 
-    app.include_router(status_router(backend))
+    collect = server_metrics(backend) if metrics else None
+    app.include_router(status_router(backend, collect))
+    if collect is not None:
+        app.include_router(metrics_router(collect))
     app.include_router(admin_router(backend))
     app.include_router(deployments_router(backend.control_plane))
     app.mount("/ui", ui_proxy(backend, token=token))

@@ -61,8 +61,9 @@ def api_server(
     manifest with `kind: Deployment` of llamadeploy.io. Without it the server waits for
     `llamactl deploy`. What ran in the data directory before is brought back, with its tasks.
 
-    LLAMA_DEPLOY_APISERVER_HOST, _PORT, _RC_PATH and _DEPLOYMENTS_PATH are read as in LlamaDeploy
-    0.8.1; options win.
+    LLAMA_DEPLOY_APISERVER_HOST, _PORT, _RC_PATH, _DEPLOYMENTS_PATH and _PROMETHEUS_ENABLED are
+    read as in LlamaDeploy 0.8.1; options win. Metrics are at /status/metrics, and also on a port
+    of their own where _PROMETHEUS_PORT is set.
 
     \b
     Examples:
@@ -80,6 +81,11 @@ def api_server(
         data_dir=data_dir or settings.deployments_path or DEFAULT_DATA_DIR,
         rc_path=settings.rc_path,
         token=token or None,
+        metrics=settings.prometheus_enabled,
+        # Only where it is set: a fixed port that nobody asked for is in a second server's way.
+        metrics_port=(
+            settings.prometheus_port if "prometheus_port" in settings.model_fields_set else None
+        ),
         **others,
     )
     sys.exit(run(options, on_ready=_announce))

@@ -27,6 +27,8 @@ class ServeOptions:
         token: what clients must send; ``None``: open.
         insecure_no_token: listen beyond loopback without a token.
         drain_seconds: what running tasks get when the server ends.
+        metrics: serve them.
+        metrics_port: a port of their own besides; ``None``: none.
     """
 
     host: str = "127.0.0.1"
@@ -40,3 +42,5 @@ class ServeOptions:
     log_format: LogFormat = "text"
     log_level: str = "INFO"
     drain_seconds: float = 10.0
+    metrics: bool = True
+    metrics_port: int | None = None

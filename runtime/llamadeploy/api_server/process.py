@@ -16,6 +16,7 @@ from llamadeploy.api_server.backends.base import DeployRequest
 from llamadeploy.api_server.backends.local.backend import LocalBackend
 from llamadeploy.api_server.backends.local.core import is_loopback
 from llamadeploy.api_server.backends.local.options import LocalOptions
+from llamadeploy.api_server.metrics import metrics_app, server_metrics
 from llamadeploy.api_server.options import ServeOptions
 from llamadeploy.exceptions import ConfigurationError, LlamaDeployError
 from llamadeploy.logs import configure_logging
@@ -68,10 +69,11 @@ async def serve(
         stack.push_async_callback(backend.aclose)
         files, request = await asyncio.to_thread(_files, options)
         await backend.expect(files)
-        app = create_app(backend, token=options.token)
+        app = create_app(backend, token=options.token, metrics=options.metrics)
         server = HttpServer(app, options.host, options.port, setting="--port")
         await server.start()
         stack.push_async_callback(server.stop, REQUEST_SECONDS)
+        await _serve_metrics(backend, options, stack)
         bringing_up = asyncio.create_task(_bring_up(backend, files, request))
         stopping = asyncio.create_task(stop.wait())
         stack.callback(stopping.cancel)
@@ -86,6 +88,20 @@ async def serve(
             on_ready(Serving(server.url, backend, deployed))
         await stopping
         log.info("stopping: workers drain")
+
+
+async def _serve_metrics(
+    backend: LocalBackend, options: ServeOptions, stack: AsyncExitStack
+) -> None:
+    """On a port of their own, where one was asked for."""
+    if not options.metrics or options.metrics_port is None:
+        return
+    setting = "LLAMA_DEPLOY_APISERVER_PROMETHEUS_PORT"
+    app = metrics_app(server_metrics(backend))
+    server = HttpServer(app, options.host, options.metrics_port, setting=setting)
+    await server.start()
+    stack.push_async_callback(server.stop, 0)
+    log.info("metrics are served at %s", server.url)
 
 
 def run(options: ServeOptions, *, on_ready: Callable[[Serving], None] | None = None) -> int:

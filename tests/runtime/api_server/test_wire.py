@@ -43,8 +43,11 @@ def test_status_has_0_8_1s_fields_and_details(wire: Any) -> None:
     assert wire.get(f"http://127.0.0.1:{port}/").status == 200
 
 
-def test_metrics_are_empty(wire: Any) -> None:
-    assert wire.get("/status/metrics").status == 204
+def test_metrics_are_served_in_two_places(wire: Any) -> None:
+    for path in ("/status/metrics", "/metrics"):
+        reply = wire.get(path)
+        assert reply.status == 200 and reply.headers["content-type"].startswith("text/plain")
+        assert 'llamadeploy_tasks_in_flight{deployment="wire"}' in reply.body
 
 
 def test_deployments_are_listed_and_found(wire: Any) -> None:

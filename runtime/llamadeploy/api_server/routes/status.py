@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from llamadeploy.api_server.backends.base import Backend, DeploymentState, DeploymentStatus
+from llamadeploy.metrics.deployment import Collect
+from llamadeploy.metrics.exposition import scrape
+from llamadeploy.metrics.route import PROMETHEUS_TEXT
 from llamadeploy.types import Status, StatusEnum
 
+DISABLED = {"description": "Metrics are disabled"}
 
-def status_router(backend: Backend) -> APIRouter:
-    """Routes below ``/status``. They read memory only, so they answer while a deploy runs."""
+
+def status_router(backend: Backend, collect: Collect | None = None) -> APIRouter:
+    """Routes below ``/status``. They read memory only, so they answer while a deploy runs.
+
+    Args:
+        collect: what ``/status/metrics`` tells; ``None``: metrics are disabled.
+    """
     router = APIRouter(prefix="/status", tags=["status"])
 
     @router.get("/")
@@ -24,10 +33,15 @@ def status_router(backend: Backend) -> APIRouter:
             details={each.name: _details(each) for each in found},
         )
 
-    @router.get("/metrics")
-    async def metrics() -> Response:
-        """No metrics are collected: the reply that 0.8.1 gives when they are disabled."""
-        return Response(status_code=204)
+    @router.get(
+        "/metrics", response_class=Response, responses={200: PROMETHEUS_TEXT, 204: DISABLED}
+    )
+    async def metrics(request: Request) -> Response:
+        """What docs/metrics.md lists, of all deployments, for Prometheus. Needs no token."""
+        if collect is None:
+            return Response(status_code=204)
+        text, media_type = await scrape(collect, request.headers.get("accept", ""))
+        return Response(text, media_type=media_type)
 
     return router
 
