@@ -246,6 +246,7 @@ def test_tasks(call: Call, compat: str, session: str) -> None:
     assert created in listed.json
 
 
+@pytest.mark.original_differs("a result overtakes the tail of its stream", strict=False)
 def test_events(call: Call, compat: str, eventually: Callable[..., Any]) -> None:
     task = call("POST", f"{compat}/tasks/create", body("streamer", n=2)).json
     path = f"{compat}/tasks/{task['task_id']}"

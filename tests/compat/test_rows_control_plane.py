@@ -191,6 +191,7 @@ def test_result_of_an_unknown_task(call: Call, url: str, session: str) -> None:
     assert (reply.status, reply.json) == (404, {"detail": "Task not found"})
 
 
+@pytest.mark.original_differs("a result overtakes the tail of its stream", strict=False)
 def test_result_stream_replays(
     call: Call, url: str, session: str, eventually: Callable[..., Any]
 ) -> None:
