@@ -18,10 +18,10 @@ from llamadeploy.metrics.instruments import (
     OPERATION_SECONDS,
     TASK_SECONDS,
     Counter,
-    Distribution,
     Family,
     Histogram,
     Kind,
+    Sample,
 )
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.types import TaskState
@@ -37,8 +37,6 @@ GAUGE_SECONDS = 5.0
 """What store and queue get to answer a scrape; below Prometheus's own limit of 10 s."""
 
 OUTCOMES = tuple(state.value for state in TaskState if state.terminal)
-
-Samples = Iterable[tuple[tuple[str, ...], float | Distribution]]
 
 
 class DeploymentMetrics:
@@ -147,7 +145,7 @@ class DeploymentMetrics:
     async def _depth(
         self, queue: MessageQueue, namespace: str, services: Sequence[str]
     ) -> list[Family]:
-        samples: list[tuple[tuple[str, ...], float]] = []
+        samples: list[Sample] = []
         for service in services:
             topic = topic_name(namespace, service)
             depth, ready = await queue.depth(topic), await queue.ready(topic)
@@ -163,7 +161,9 @@ class DeploymentMetrics:
             log.warning("metrics of %s without those of the %s: %s", self._deployment, whom, error)
             return []
 
-    def _family(self, name: str, kind: Kind, text: str, samples: Samples, *labels: str) -> Family:
+    def _family(
+        self, name: str, kind: Kind, text: str, samples: Iterable[Sample], *labels: str
+    ) -> Family:
         return Family(
             PREFIX + name,
             kind,

@@ -37,6 +37,10 @@ class Distribution:
     total: float
 
 
+Sample = tuple[tuple[str, ...], float | Distribution]
+"""Label values, and the value."""
+
+
 @dataclass(frozen=True, slots=True)
 class Family:
     """One metric with its samples, detached from what they were read from.
@@ -50,7 +54,7 @@ class Family:
     kind: Kind
     help: str
     labels: tuple[str, ...] = ()
-    samples: list[tuple[tuple[str, ...], float | Distribution]] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
 
 class Counter:

@@ -1,28 +1,41 @@
-"""A worker's probes. aiohttp, which a worker has loaded anyway: its memory is paid per replica."""
+"""A worker's probes and metrics. aiohttp, which a worker has loaded anyway: its memory is paid per
+replica."""
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 
 from aiohttp import web
 
 from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.metrics.instruments import Family
 
 
 class HealthServer:
-    """``GET /healthz`` (the I/O loop answers) and ``GET /readyz`` (503 with reasons).
+    """``GET /healthz`` (the I/O loop answers), ``GET /readyz`` (503 with reasons) and
+    ``GET /metrics``.
 
     Args:
         problems: why the worker is not ready; empty when it is.
+        metrics: what there is to be measured.
     """
 
-    def __init__(self, problems: Callable[[], Sequence[str]], host: str, port: int) -> None:
+    def __init__(
+        self,
+        problems: Callable[[], Sequence[str]],
+        metrics: Callable[[], list[Family]],
+        host: str,
+        port: int,
+    ) -> None:
         self._problems = problems
+        self._metrics = metrics
         self._host = host
         self._port = port
         app = web.Application()
         app.router.add_get("/healthz", self._healthz)
         app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/metrics", self._prometheus)
         self._runner = web.AppRunner(app, access_log=None)
 
     @property
@@ -59,3 +72,11 @@ class HealthServer:
         if reasons:
             return web.json_response({"status": "not ready", "reasons": reasons}, status=503)
         return web.json_response({"status": "ok", "reasons": []})
+
+    async def _prometheus(self, request: web.Request) -> web.Response:
+        # Here and not above: most workers are never asked.
+        from llamadeploy.metrics.exposition import render
+
+        accept = request.headers.get("accept", "")
+        text, media_type = await asyncio.to_thread(render, self._metrics(), accept)
+        return web.Response(body=text, headers={"Content-Type": media_type})

@@ -21,6 +21,8 @@ import uvloop
 from llamadeploy.exceptions import ConfigurationError, LlamaDeployError
 from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.metrics.instruments import Family
+from llamadeploy.metrics.worker import WorkerMetrics
 from llamadeploy.settings import PodSettings
 from llamadeploy.types import ServiceDefinition, ServiceOptions
 from llamadeploy.worker.caller import RemoteServiceCaller
@@ -109,7 +111,10 @@ class WorkerProcess:
             settings.control_plane_url or "", token.get_secret_value() if token else None
         )
         self._caller = RemoteServiceCaller(self._client)
-        self._store = RemoteExecutionStore(client=self._client)
+        self._metrics = WorkerMetrics(settings.deployment, settings.service or "")
+        self._store = RemoteExecutionStore(
+            client=self._client, on_operation=self._metrics.operation
+        )
         self._queue = _open_queue(settings)
         self._worker = Worker(
             _make_runner(settings, self._caller),
@@ -179,8 +184,13 @@ class WorkerProcess:
         port = _number(self._environ, HEALTH_PORT)
         if port is not None:
             host = self._environ.get(HEALTH_HOST, "127.0.0.1")
-            self._health = HealthServer(self._problems, host, port)
+            self._health = HealthServer(self._problems, self._measure, host, port)
             await self._health.start()
+
+    def _measure(self) -> list[Family]:
+        worker = self._worker
+        slots = self._settings.max_concurrent_tasks
+        return self._metrics.families(worker.counts, worker.in_flight, slots)
 
     def _problems(self) -> list[str]:
         if self._stopping.is_set():

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
@@ -54,9 +55,10 @@ _decode_answers = msgspec.json.Decoder(list[_Answer]).decode
 
 
 class _Call:
-    __slots__ = ("body", "future", "op")
+    __slots__ = ("asked", "body", "future", "op")
 
     def __init__(self, op: str, body: bytes, future: asyncio.Future[Any]) -> None:
+        self.asked = time.perf_counter()
         self.op = op
         self.body = body
         self.future = future
@@ -73,6 +75,7 @@ class RemoteExecutionStore:
         url: the control plane's base URL.
         token: the deployment's API token.
         client: a connection to share with others instead of ``url`` and ``token``.
+        on_operation: told each operation's name and how many seconds its answer took.
     """
 
     def __init__(
@@ -81,11 +84,13 @@ class RemoteExecutionStore:
         token: str | None = None,
         *,
         client: ControlPlaneClient | None = None,
+        on_operation: Callable[[str, float], None] | None = None,
     ) -> None:
         self._client = client or ControlPlaneClient(url, token)
         self._waiting: deque[_Call] = deque()
         self._sending: set[asyncio.Task[None]] = set()
         self._scheduled = False
+        self._on_operation = on_operation
 
     # -- operations ----------------------------------------------------------------------------
     async def start(self, request: StartRequest) -> StartReply:
@@ -193,6 +198,10 @@ class RemoteExecutionStore:
             return
         for call, answer in zip(batch, answers, strict=True):
             _settle(call, answer)
+        if self._on_operation is not None:
+            now = time.perf_counter()
+            for call in batch:
+                self._on_operation(call.op, now - call.asked)
 
 
 def _settle(call: _Call, answer: _Answer) -> None:
