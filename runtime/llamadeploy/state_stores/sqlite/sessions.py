@@ -38,7 +38,7 @@ def require_session(tx: Tx, session_id: str) -> None:
         "SELECT 1 FROM sessions WHERE namespace = ? AND session_id = ?", (tx.namespace, session_id)
     ).fetchone()
     if row is None:
-        raise NotFoundError(f"session '{session_id}' does not exist")
+        raise NotFoundError("Session not found")  # the wire's own words
 
 
 def get_session(tx: Tx, session_id: str) -> SessionDefinition | None:
@@ -78,7 +78,7 @@ def read_state(tx: Tx, session_id: str) -> tuple[dict[str, Any], int]:
         (tx.namespace, session_id),
     ).fetchone()
     if row is None:
-        raise NotFoundError(f"session '{session_id}' does not exist")
+        raise NotFoundError("Session not found")  # the wire's own words
     return from_json(row[0]), row[1]
 
 
