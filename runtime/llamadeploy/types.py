@@ -269,6 +269,15 @@ class ServiceStatus(BaseModel):
     waiting: int = 0
 
 
+class LogLine(BaseModel):
+    """A line that a worker wrote (added); ``time`` in seconds since the epoch."""
+
+    time: float
+    service: str
+    replica: str
+    text: str
+
+
 class CancelOutcome(BaseModel):
     """Reply of ``cancel``: the state that holds now, whoever won (added)."""
 

@@ -1,4 +1,4 @@
-"""The API server's half of the SDK: deployments, their tasks and sessions."""
+"""The API server's half of the SDK: the server and its deployments."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ from typing import IO, TYPE_CHECKING, Any
 
 import httpx
 
-from llamadeploy.client.model import EventLike, Model, serialize_event
-from llamadeploy.types import (
-    EventDefinition,
-    SessionDefinition,
-    Status,
-    StatusEnum,
-    TaskDefinition,
-    TaskResult,
-)
+from llamadeploy.client.dead_letters import DeadLetterCollection
+from llamadeploy.client.model import Model
+from llamadeploy.client.services import DeploymentServices
+from llamadeploy.client.sessions import SessionCollection
+from llamadeploy.client.tasks import TaskCollection
+from llamadeploy.types import LogLine, Status, StatusEnum
 
 if TYPE_CHECKING:
     from llamadeploy.client.client import Client
@@ -113,119 +110,48 @@ class Deployment(Model):
         """The sessions of this deployment."""
         return SessionCollection(self.client, self.id)
 
+    @property
+    def services(self) -> DeploymentServices:
+        """The services of this deployment."""
+        return DeploymentServices(self.client, self.id)
 
-class TaskCollection(Model):
-    """The tasks of a deployment (``id`` is the deployment's name)."""
+    @property
+    def dead_letters(self) -> DeadLetterCollection:
+        """Work that was given up."""
+        return DeadLetterCollection(self.client, self._url)
 
     @property
     def _url(self) -> str:
-        return f"{self.client.api_server_url}/deployments/{self.id}/tasks"
+        return f"{self.client.api_server_url}/deployments/{self.id}"
 
-    async def run(self, task: TaskDefinition) -> Any:
-        """Run a task and return its result's text.
+    async def delete(self, drain: float | None = None) -> None:
+        """Stop the deployment and remove it with its records and its work directory.
+
+        Its running tasks get ``drain`` seconds to end (by default as many as the server gives at
+        its own end); what is unfinished then is cancelled.
 
         Raises:
-            ServerError: no such service, no default service, or a wrong input.
+            ServerError: 404, no such deployment; 409, it is being changed.
         """
-        params = {"session_id": task.session_id} if task.session_id else {}
-        response = await self.client.transport.request(
-            "POST", f"{self._url}/run", params=params, json=task.model_dump()
-        )
-        return response.json()
-
-    async def create(self, task: TaskDefinition, idempotency_key: str | None = None) -> Task:
-        """Start a task without waiting for its result.
-
-        Args:
-            idempotency_key: a repeat with the same key and task returns the first one's task.
-        """
-        params = {"session_id": task.session_id} if task.session_id else {}
-        headers = {"Idempotency-Key": idempotency_key} if idempotency_key else {}
-        response = await self.client.transport.request(
-            "POST", f"{self._url}/create", params=params, json=task.model_dump(), headers=headers
-        )
-        created = TaskDefinition.model_validate(response.json())
-        return Task(self.client, self.id, created.session_id or "", created.task_id)
-
-    async def list(self) -> list[Task]:
-        """All tasks, oldest first."""
-        response = await self.client.transport.request("GET", self._url)
-        definitions = [TaskDefinition.model_validate(item) for item in response.json()]
-        return [Task(self.client, self.id, d.session_id or "", d.task_id) for d in definitions]
-
-
-class Task(Model):
-    """A task of a deployment."""
-
-    def __init__(self, client: Client, deployment_id: str, session_id: str, id: str) -> None:
-        super().__init__(client, id)
-        self.deployment_id = deployment_id
-        self.session_id = session_id
-
-    @property
-    def _url(self) -> str:
-        return f"{self.client.api_server_url}/deployments/{self.deployment_id}/tasks/{self.id}"
-
-    async def results(self, wait: float | None = None) -> TaskResult | None:
-        """The result, or ``None`` while there is none.
-
-        Args:
-            wait: seconds the server may hold the question open for the result to come.
-        """
-        params: dict[str, Any] = {"session_id": self.session_id}
-        if wait is not None:
-            params["wait"] = wait
-        response = await self.client.transport.request("GET", f"{self._url}/results", params=params)
-        data = response.json()
-        return TaskResult.model_validate(data) if data else None
-
-    async def send_event(self, ev: EventLike, service_name: str) -> EventDefinition:
-        """Send an event to the running workflow, for instance a person's answer."""
-        event = EventDefinition(event_obj_str=serialize_event(ev), service_id=service_name)
-        response = await self.client.transport.request(
-            "POST",
-            f"{self._url}/events",
-            params={"session_id": self.session_id},
-            json=event.model_dump(),
-        )
-        return EventDefinition.model_validate(response.json())
-
-    async def events(self) -> AsyncGenerator[dict[str, Any]]:
-        """The events of the task's stream from the first one on, until the task ends."""
-        params = {"session_id": self.session_id}
-        async with aclosing(self.client.transport.lines(f"{self._url}/events", params)) as lines:
-            async for event in lines:
-                yield event
-
-
-class SessionCollection(Model):
-    """The sessions of a deployment (``id`` is the deployment's name)."""
-
-    @property
-    def _url(self) -> str:
-        return f"{self.client.api_server_url}/deployments/{self.id}/sessions"
-
-    async def create(self) -> SessionDefinition:
-        """Create a session."""
-        response = await self.client.transport.request("POST", f"{self._url}/create")
-        return SessionDefinition.model_validate(response.json())
-
-    async def get(self, session_id: str) -> SessionDefinition:
-        """A session by its id.
-
-        Raises:
-            ServerError: 404, no such session.
-        """
-        response = await self.client.transport.request("GET", f"{self._url}/{session_id}")
-        return SessionDefinition.model_validate(response.json())
-
-    async def delete(self, session_id: str) -> None:
-        """Delete a session; its unfinished tasks are cancelled. Idempotent."""
+        params = {} if drain is None else {"drain": drain}
         await self.client.transport.request(
-            "POST", f"{self._url}/delete", params={"session_id": session_id}
+            "DELETE", self._url, params=params, timeout=self.client.transport.longer(drain)
         )
 
-    async def list(self) -> list[SessionDefinition]:
-        """All sessions."""
-        response = await self.client.transport.request("GET", self._url)
-        return [SessionDefinition.model_validate(item) for item in response.json()]
+    async def logs(
+        self, service: str | None = None, tail: int = 100, follow: bool = False
+    ) -> AsyncGenerator[LogLine]:
+        """The last ``tail`` lines that its workers (or those of one service) wrote.
+
+        Args:
+            follow: go on with what they write.
+
+        Raises:
+            ServerError: 404, no such deployment or service.
+        """
+        params: dict[str, Any] = {"tail": tail, "follow": follow, "format": "json"}
+        if service is not None:
+            params["service"] = service
+        async with aclosing(self.client.transport.lines(f"{self._url}/logs", params)) as lines:
+            async for line in lines:
+                yield LogLine.model_validate(line)

@@ -8,15 +8,25 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
+from llamadeploy.client.dead_letters import DeadLetterCollection
 from llamadeploy.client.errors import ServerError
 from llamadeploy.client.model import EventLike, Model, serialize_event
-from llamadeploy.types import EventDefinition, ServiceDefinition, TaskDefinition, TaskResult
+from llamadeploy.client.services import ServiceOperations
+from llamadeploy.client.streams import typed_events
+from llamadeploy.client.waiting import RESULT_WAIT
+from llamadeploy.types import (
+    CancelOutcome,
+    EventDefinition,
+    ServiceDefinition,
+    StreamRestart,
+    TaskDefinition,
+    TaskEvent,
+    TaskResult,
+    TaskStatus,
+)
 
 if TYPE_CHECKING:
     from llamadeploy.client.client import Client
-
-RESULT_WAIT = 20.0
-"""Seconds one question for a result is held open; below the idle limit of common proxies."""
 
 
 class Core(Model):
@@ -33,7 +43,12 @@ class Core(Model):
     @property
     def services(self) -> ServiceCollection:
         """The services registered with this control plane."""
-        return ServiceCollection(self.client, "services")
+        return ServiceCollection(self.client, "services", self.client.control_plane_url)
+
+    @property
+    def dead_letters(self) -> DeadLetterCollection:
+        """Work that was given up."""
+        return DeadLetterCollection(self.client, self.client.control_plane_url)
 
 
 class SessionCollection(Model):
@@ -124,10 +139,29 @@ class Session(Model):
         """
         params = {} if wait is None else {"wait": wait}
         response = await self.client.transport.request(
-            "GET", f"{self._url}/tasks/{task_id}/result", params=params
+            "GET",
+            f"{self._url}/tasks/{task_id}/result",
+            params=params,
+            timeout=self.client.transport.longer(wait),
         )
         data = response.json()
         return TaskResult.model_validate(data) if data else None
+
+    async def get_task_status(self, task_id: str) -> TaskStatus:
+        """Where a task stands.
+
+        Raises:
+            ServerError: 404, no such task, or it has expired.
+        """
+        response = await self.client.transport.request("GET", f"{self._url}/tasks/{task_id}")
+        return TaskStatus.model_validate(response.json())
+
+    async def cancel_task(self, task_id: str) -> CancelOutcome:
+        """End a task unless it has finished; the outcome says which of the two holds."""
+        response = await self.client.transport.request(
+            "POST", f"{self._url}/tasks/{task_id}/cancel"
+        )
+        return CancelOutcome.model_validate(response.json())
 
     async def get_tasks(self) -> list[TaskDefinition]:
         """The session's tasks, oldest first."""
@@ -157,17 +191,28 @@ class Session(Model):
             async for event in lines:
                 yield event
 
+    async def get_task_events(
+        self, task_id: str, after: int = 0, follow: bool = True
+    ) -> AsyncGenerator[TaskEvent | StreamRestart]:
+        """The events of the task's stream with ``seq``, ``attempt``, ``index`` and ``type``, until
+        the task ends; see ``typed`` of :meth:`llamadeploy.client.tasks.Task.events`.
+
+        Raises:
+            ServerError: 404, no such session or task.
+        """
+        url = f"{self._url}/tasks/{task_id}/result_stream"
+        stream = typed_events(self.client.transport, url, {"follow": follow}, after)
+        async with aclosing(stream) as items:
+            async for item in items:
+                yield item
+
 
 class Service(Model):
     """A registered service by its name."""
 
 
-class ServiceCollection(Model):
+class ServiceCollection(ServiceOperations):
     """The services of a control plane."""
-
-    @property
-    def _url(self) -> str:
-        return f"{self.client.control_plane_url}/services"
 
     async def list(self) -> list[Service]:
         """All registered services."""

@@ -28,7 +28,12 @@ class Portal:
         async def run() -> Any:
             return await function(*args, **kwargs)
 
-        return self._portal.call(run)
+        future = self._portal.start_task_soon(run)
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()  # an interrupt of this thread must reach what it waited for
+            raise
 
     def iterate(self, stream: AsyncIterator[Any]) -> Iterator[Any]:
         """Yield what an async iterator yields, as it comes."""
@@ -40,10 +45,12 @@ class Portal:
         try:
             while (item := self.call(step)) is not end:
                 yield item
-        finally:
+        except GeneratorExit:
+            # The reader has enough. An error of the stream's own has ended it already.
             close = getattr(stream, "aclose", None)
             if close is not None:
                 self.call(close)
+            raise
 
 
 class SyncProxy:

@@ -40,6 +40,10 @@ class Transport:
             self._pools[loop] = pool
         return pool
 
+    def longer(self, seconds: float | None) -> float | None:
+        """The time-out of a request that the server takes ``seconds`` for by itself."""
+        return None if self._timeout is None else self._timeout + (seconds or 0.0)
+
     async def request(self, method: str, url: str, **kwargs: Any) -> httpx.Response:
         """One request.
 

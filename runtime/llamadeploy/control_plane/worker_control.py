@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 MAX_REPLICAS = 64
 """Of one service on one machine: each is a process with the workflow's imports in memory."""
+
+
+class LogLine(NamedTuple):
+    """One line of a worker's output; ``at`` in seconds since the epoch."""
+
+    at: float
+    service: str
+    replica: str
+    text: str
 
 
 class WorkerControl(Protocol):
@@ -53,21 +62,3 @@ class WorkerControl(Protocol):
         An empty batch says that the source is alive.
         """
         ...
-
-
-class LogLine(Protocol):
-    """One line of a worker's output."""
-
-    @property
-    def at(self) -> float:
-        """Seconds since the epoch."""
-        ...
-
-    @property
-    def service(self) -> str: ...
-
-    @property
-    def replica(self) -> str: ...
-
-    @property
-    def text(self) -> str: ...
