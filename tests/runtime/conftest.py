@@ -13,7 +13,8 @@ import threading
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from functools import partial
+from http.server import BaseHTTPRequestHandler, SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -354,3 +355,64 @@ def make_wheel(
 def make_wheel_fixture() -> Callable[..., Path]:
     """``make_wheel(folder, name, version, {path: text}, *requirements)``."""
     return make_wheel
+
+
+class Index:
+    """A package index of files, and the paths that were asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.requests: list[str] = []
+        self.logins: list[str] = []
+        self.hold: threading.Event | None = None
+        self.held = threading.Event()
+        handler = partial(_IndexRequest, directory=str(folder))
+        self._http = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+        self._http.daemon_threads = True
+        self._http.index = self  # type: ignore[attr-defined]
+        self._thread = threading.Thread(target=self._http.serve_forever, args=(0.02,))
+        self._thread.start()
+
+    def url(self, login: str = "") -> str:
+        return f"http://{login}127.0.0.1:{self._http.server_address[1]}/simple/"
+
+    def add(self, wheel: Path) -> None:
+        name = wheel.name.partition("-")[0].replace("_", "-")
+        folder = self.folder / "simple" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / wheel.name).write_bytes(wheel.read_bytes())
+        names = sorted(path.name for path in folder.glob("*.whl"))
+        links = "".join(f'<a href="{each}">{each}</a>' for each in names)
+        (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+        self._thread.join()
+
+
+class _IndexRequest(SimpleHTTPRequestHandler):
+    server: Any
+
+    def do_GET(self) -> None:
+        index: Index = self.server.index
+        index.requests.append(self.path)
+        if login := self.headers.get("Authorization"):
+            index.logins.append(login)
+        if index.hold is not None:
+            index.held.set()
+            index.hold.wait(30)
+        with contextlib.suppress(ConnectionError):  # the installer was ended meanwhile
+            super().do_GET()
+
+    def log_message(self, format: str, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def index(tmp_path: Path) -> Iterator[Index]:
+    """A package index without packages."""
+    (tmp_path / "index").mkdir()
+    server = Index(tmp_path / "index")
+    yield server
+    server.stop()

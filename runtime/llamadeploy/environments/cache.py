@@ -17,14 +17,13 @@ import contextlib
 import fcntl
 import hashlib
 import json
-import logging
 import os
 import secrets
 import shutil
 import sysconfig
 import time
 import venv
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -33,8 +32,6 @@ from llamadeploy.environments.dependencies import SKIPPED, Dependencies
 from llamadeploy.environments.installer import Installer, find_installer, without_logins
 from llamadeploy.environments.runtime import runtime_constraints, runtime_id, write_pth
 from llamadeploy.exceptions import DeploymentError
-
-log = logging.getLogger(__name__)
 
 BUILD_SECONDS = 1800.0
 """Time limit of one build: large wheels over a slow line, or a package that is compiled."""
@@ -61,6 +58,13 @@ class Environment:
     def python(self) -> Path:
         """Its interpreter."""
         return self.folder / "bin" / "python"
+
+    def activated(self, environ: Mapping[str, str]) -> dict[str, str]:
+        """``environ`` for a process in here: scripts of its packages are found by their names."""
+        path = os.pathsep.join((str(self.folder / "bin"), environ.get("PATH", os.defpath)))
+        changed = {**environ, "VIRTUAL_ENV": str(self.folder), "PATH": path}
+        changed.pop("PYTHONHOME", None)  # it would win over the environment's own
+        return changed
 
 
 class EnvironmentCache:
@@ -244,9 +248,7 @@ class _Build:
         self, argv: list[str], environ: dict[str, str], seconds: float
     ) -> tuple[int, list[str]]:
         def tell(line: str) -> None:
-            text = without_logins(line)
-            log.info("[%s] %s", self.environment.key[:12], text)
-            self.progress(text)
+            self.progress(without_logins(line))
 
         try:
             with start_command(

@@ -44,19 +44,14 @@ def _problems(spec: DeploymentSpec) -> Iterator[SpecProblem]:
 
 
 def _component(at: str, item: ComponentSpec) -> Iterator[SpecProblem]:
-    if item.source.type == "git":
-        right = "clone it, and use a local source"
-        yield SpecProblem(f"{at}.source", f"a git source is {_LATER}", right)
     if item.source.type == "image":
         wrong = "an image source needs a cluster: code in a container image cannot be run here"
-        yield SpecProblem(f"{at}.source", wrong, "use a local or configMap source on a laptop")
+        yield SpecProblem(f"{at}.source", wrong, "use a local, git or configMap source on a laptop")
     if isinstance(item, UiSpec):
         if item.python_dependencies:
             wrong = "a user interface runs no Python"
             yield SpecProblem(f"{at}.python-dependencies", wrong, "give them to a service")
         return
-    if item.python_dependencies:
-        right = "install them in the environment that runs the server, and remove the key"
-        yield SpecProblem(f"{at}.python-dependencies", f"installing them is {_LATER}", right)
     if item.ts_dependencies:
-        yield SpecProblem(f"{at}.ts-dependencies", f"installing them is {_LATER}", "remove the key")
+        wrong = "a service runs no JavaScript"
+        yield SpecProblem(f"{at}.ts-dependencies", wrong, "give them to the ui")

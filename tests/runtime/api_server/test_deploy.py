@@ -55,12 +55,12 @@ def with_service(server: Any, name: str, **service: Any) -> dict[str, Any]:
 
 BAD_SERVICES = {
     "source": ({"source": {"type": "local", "name": "nowhere"}}, "'nowhere' does not exist in"),
-    "git": ({"source": {"type": "git", "name": "https://x/y.git"}}, "git source is not available"),
+    "git": ({"source": {"type": "git", "name": "http://127.0.0.1:1/y.git"}}, "cannot be reached"),
     "module": ({"path": "src/workflwo:echo"}, "did you mean 'workflow'?"),
     "import": ({"path": "src/broken:echo"}, "ZeroDivisionError"),
     "env-file": ({"env-files": ["missing.env"]}, "'missing.env' cannot be read"),
     "reserved": ({"env": {"LLAMADEPLOY_SERVICE": "x"}}, "is set by the server"),
-    "dependencies": ({"python-dependencies": ["httpx"]}, "python-dependencies"),
+    "dependencies": ({"python-dependencies": ["--target /x"]}, "'--target' is not possible here"),
 }
 
 

@@ -65,30 +65,25 @@ def test_stores(scheme):
     ("fields", "expected"),
     [
         (
-            {"source": SourceSpec(type="git", url="https://h/r")},
-            "services.a.source: a git source is not available yet in this release; clone it, and"
-            " use a local source",
-        ),
-        (
             {"source": SourceSpec(type="image", image="r/x:1")},
             "services.a.source: an image source needs a cluster: code in a container image cannot"
-            " be run here; use a local or configMap source on a laptop",
-        ),
-        (
-            {"python_dependencies": ["httpx"]},
-            "services.a.python-dependencies: installing them is not available yet in this release;"
-            " install them in the environment that runs the server, and remove the key",
+            " be run here; use a local, git or configMap source on a laptop",
         ),
         (
             {"ts_dependencies": {"react": "18"}},
-            "services.a.ts-dependencies: installing them is not available yet in this release;"
-            " remove the key",
+            "services.a.ts-dependencies: a service runs no JavaScript; give them to the ui",
         ),
     ],
 )
 def test_services(fields, expected):
     spec = DeploymentSpec(name="d", services=service(**fields))
     assert [str(problem) for problem in unsupported_on_laptop(spec)] == [expected]
+
+
+def test_git_and_python_dependencies_are_there():
+    source = SourceSpec(type="git", url="https://h/r")
+    spec = DeploymentSpec(name="d", services=service(source=source, python_dependencies=["x"]))
+    assert unsupported_on_laptop(spec) == []
 
 
 def test_a_user_interface():
@@ -102,7 +97,7 @@ def test_a_user_interface_without_a_place_or_with_python():
     ui = UiSpec(name="ui", source=SourceSpec(type="image"), python_dependencies=["httpx"])
     assert [str(problem) for problem in unsupported_on_laptop(DeploymentSpec(name="d", ui=ui))] == [
         "ui.source: an image source needs a cluster: code in a container image cannot be run here;"
-        " use a local or configMap source on a laptop",
+        " use a local, git or configMap source on a laptop",
         "ui.python-dependencies: a user interface runs no Python; give them to a service",
     ]
 

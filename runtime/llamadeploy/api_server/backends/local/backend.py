@@ -20,6 +20,7 @@ from llamadeploy.api_server.backends.local.data_directory import DataDirectory, 
 from llamadeploy.api_server.backends.local.deployment import LocalDeployment
 from llamadeploy.api_server.backends.local.options import LocalOptions
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.environments.cache import EnvironmentCache
 from llamadeploy.exceptions import (
     ConfigurationError,
     ConflictError,
@@ -39,6 +40,9 @@ log = logging.getLogger(__name__)
 
 MAX_DEPLOYMENTS = 10
 """As in LlamaDeploy 0.8.1."""
+
+_UNUSED_SECONDS = 30 * 86400.0
+"""After a month without a service that runs in it, a Python environment is removed."""
 
 _KEPT_FAILURES = 20
 """Failed deploys that status remembers."""
@@ -179,8 +183,11 @@ class LocalBackend:
         deployments = list(self._deployments.values())
         self._deployments.clear()
         drain = self._options.drain_seconds
+        used = {key for deployment in deployments for key in deployment.environments}
+        environments = EnvironmentCache(self._data.environments)
         try:
             await asyncio.gather(*(deployment.stop(drain) for deployment in deployments))
+            await asyncio.to_thread(environments.prune, used, unused_seconds=_UNUSED_SECONDS)
         finally:
             self._data.close()
 
@@ -228,6 +235,7 @@ class LocalBackend:
         """For what one change of a deployment fetches and installs."""
 
         def progress(text: str) -> None:
+            log.info("deployment '%s': %s", name, text)
             self._progress[name] = text[:_PROGRESS_LENGTH]
 
         return SourceContext(

@@ -2,6 +2,8 @@
 
 ::
 
+    <data dir>/.environments/                 Python environments of services, see
+                                              llamadeploy.environments.cache
     <data dir>/.lock                          the pid of the server that uses it
     <data dir>/<deployment>/deployment.json   the record: written last, so what has none is no
                                               deployment
@@ -30,13 +32,24 @@ from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.signing import KeyRing
 
 MARK = ".llamadeploy"
+ENVIRONMENTS = ".environments"
+"""No deployment's name begins with a dot."""
 
 
 class ServiceRecord(msgspec.Struct, kw_only=True):
-    """A prepared service: its code's folder, relative to the generation's, and its variables."""
+    """A prepared service.
+
+    Attributes:
+        root: its code's folder, relative to the generation's.
+        variables: its own environment.
+        origin: where the code came from, for status.
+        environment: key of the Python environment it runs in; empty for the server's own.
+    """
 
     root: str
     variables: dict[str, str]
+    origin: dict[str, str] = {}
+    environment: str = ""
 
     def __repr__(self) -> str:
         return f"ServiceRecord(root={self.root!r})"  # variables may be secrets
@@ -111,6 +124,11 @@ class DataDirectory:
             os.close(self._lock)
             self._lock = -1
 
+    @property
+    def environments(self) -> Path:
+        """Holds the Python environments."""
+        return self.root / ENVIRONMENTS
+
     def folder(self, name: str) -> DeploymentFolder:
         """The folder of a deployment, which need not exist."""
         return DeploymentFolder(self.root / name)
@@ -137,6 +155,11 @@ class DeploymentFolder:
     def work(self) -> Path:
         """Holds the generations."""
         return self.root / "work"
+
+    @property
+    def environments(self) -> Path:
+        """Python environments, which deployments share."""
+        return self.root.parent / ENVIRONMENTS
 
     @property
     def ui_packages(self) -> Path:

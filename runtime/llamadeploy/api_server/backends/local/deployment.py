@@ -34,6 +34,7 @@ from llamadeploy.api_server.backends.local.prepare import (
 )
 from llamadeploy.api_server.backends.local.workers import ServiceWorkers, Workers
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.environments.cache import EnvironmentCache
 from llamadeploy.exceptions import ConfigurationError, DeploymentError, NotFoundError
 from llamadeploy.sources.base import SourceContext
 from llamadeploy.spec.deployment import DeploymentSpec
@@ -120,8 +121,14 @@ class LocalDeployment:
         """
         async with AsyncExitStack() as undo:
             generation = record.generation
-            services = await asyncio.to_thread(
-                recorded_services, spec, folder.generation(generation), record.services
+            services = await cancellable(
+                context,
+                recorded_services,
+                spec,
+                folder.generation(generation),
+                record.services,
+                context,
+                EnvironmentCache(folder.environments),
             )
             if services is None:
                 generation, services = await _prepare(spec, folder, context, undo)
@@ -234,6 +241,12 @@ class LocalDeployment:
     def control_plane(self) -> ControlPlane:
         """Its use cases."""
         return self._core.control_plane
+
+    @property
+    def environments(self) -> set[str]:
+        """Keys of the Python environments that its workers run in."""
+        services = (each.service for each in self._workers.services.values())
+        return {each.environment.key for each in services if each.environment is not None}
 
     @property
     def user_interface(self) -> UserInterface | None:
@@ -377,7 +390,12 @@ async def _prepare(
     generation = await asyncio.to_thread(folder.new_generation)
     undo.push_async_callback(asyncio.to_thread, folder.remove_generation, generation)
     services = await cancellable(
-        context, prepare_services, spec, folder.generation(generation), context
+        context,
+        prepare_services,
+        spec,
+        folder.generation(generation),
+        context,
+        EnvironmentCache(folder.environments),
     )
     return generation, services
 

@@ -19,7 +19,7 @@ from typing import Self
 
 from llamadeploy.exceptions import DeploymentError
 
-COMMAND = (sys.executable, "-P", "-m", "llamadeploy", "worker")
+ARGUMENTS = ("-P", "-m", "llamadeploy", "worker")
 """``-P`` keeps the working directory, a user's source, from shadowing modules of ours."""
 
 TAIL_LINES = 60
@@ -94,8 +94,12 @@ class WorkerProcess:
         *,
         hide: Callable[[str], str],
         forward: Callable[[str], None],
+        python: Path | str = sys.executable,
     ) -> Self:
         """Start a worker with exactly ``environ`` (plus the pipes' numbers) in ``folder``.
+
+        Args:
+            python: the interpreter, of an environment that sees this package.
 
         Raises:
             DeploymentError: the process could not be started at all.
@@ -109,7 +113,8 @@ class WorkerProcess:
             }
             try:
                 process = await asyncio.create_subprocess_exec(
-                    *COMMAND,
+                    python,
+                    *ARGUMENTS,
                     env={**environ, **pipes},
                     cwd=folder,
                     stdin=asyncio.subprocess.DEVNULL,

@@ -7,6 +7,7 @@ import json
 import logging
 import posixpath
 import secrets
+import sys
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
@@ -73,6 +74,8 @@ class ServiceWorkers:
             "ready_replicas": ready,
             "restarts": sum(replica.restarts for replica in self.replicas),
             "last_error": latest["error"] if latest else None,
+            "source": dict(self.service.origin),
+            "environment": self.service.environment.key if self.service.environment else None,
             "workers": [replica.status() for replica in self.replicas],
         }
 
@@ -86,12 +89,17 @@ class ServiceWorkers:
             except OSError as error:
                 raise DeploymentError(f"the data directory cannot be written: {error}") from error
             label = f"{settings.deployment}/{replica}"
+            environ = worker_environ(settings, self.service.variables)
+            environment = self.service.environment
+            if environment is not None:
+                environ = environment.activated(environ)
             return await WorkerProcess.start(
                 worker_id,
-                worker_environ(settings, self.service.variables),
+                environ,
                 self.service.root,
                 hide=hide,
                 forward=lambda line: worker_log.info(log_line(label, line, settings.log_format)),
+                python=environment.python if environment else sys.executable,
             )
 
         return launch
