@@ -6,10 +6,10 @@ import asyncio
 import logging
 from typing import Any
 
-import aiohttp
 import msgspec
 
 from llamadeploy.exceptions import ConfigurationError, StoreError, StoreUnavailableError
+from llamadeploy.http_client import HttpClient, HttpConnectionError
 from llamadeploy.types import ServiceDefinition
 from llamadeploy.worker.backoff import Backoff
 from llamadeploy.worker.operations import CALL_PATH, ERRORS, RESULTS_PATH, CallReply, CallRequest
@@ -22,11 +22,9 @@ TIMEOUT = 10.0
 RESULT_WAIT = 20.0
 """Seconds of one long poll for a called task's result."""
 
-_JSON = {"Content-Type": "application/json"}
-
 
 class ControlPlaneClient:
-    """HTTP calls to one control plane. The session is opened on the loop of its first use.
+    """HTTP calls to one control plane, all on one loop.
 
     Args:
         url: base URL, such as ``http://127.0.0.1:8000``.
@@ -35,8 +33,7 @@ class ControlPlaneClient:
 
     def __init__(self, url: str, token: str | None = None) -> None:
         self._url = url.rstrip("/")
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
-        self._session: aiohttp.ClientSession | None = None
+        self._http = HttpClient(self._url, {"Authorization": f"Bearer {token}"} if token else None)
 
     @property
     def url(self) -> str:
@@ -54,33 +51,17 @@ class ControlPlaneClient:
             StoreError: the request was refused; the text has the control plane's reason.
             NotFoundError, ConflictError, ServiceCallError: as the control plane says.
         """
-        session = self._open()
-        limit = aiohttp.ClientTimeout(total=timeout)
         try:
-            async with session.request(
-                method, self._url + path, data=body, headers=_JSON if body else None, timeout=limit
-            ) as response:
-                content = await response.read()
-                status = response.status
+            reply = await self._http.request(method, path, body, timeout=timeout)
         except TimeoutError as error:
             raise StoreUnavailableError(
                 f"the control plane did not answer within {timeout:g} s"
             ) from error
-        except aiohttp.ClientError as error:
+        except HttpConnectionError as error:
             raise StoreUnavailableError(f"the control plane is not reachable: {error}") from error
-        if status == 200:
-            return content
-        raise _refusal(status, content)
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._session is None or self._session.closed:
-            self._session = aiohttp.ClientSession(
-                headers=self._headers,
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60),
-                auto_decompress=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-            )
-        return self._session
+        if reply.status == 200:
+            return reply.body
+        raise _refusal(reply.status, reply.body)
 
     async def queue_config(self) -> dict[str, Any]:
         """The message queue's configuration, as ``{"SimpleMessageQueueConfig": {...}}``."""
@@ -139,8 +120,7 @@ class ControlPlaneClient:
 
     async def aclose(self) -> None:
         """Close the connections."""
-        if self._session is not None:
-            await self._session.close()
+        await self._http.aclose()
 
 
 class TokenRefused(StoreUnavailableError):

@@ -7,10 +7,10 @@ import random
 from typing import Any, TypeVar
 from urllib.parse import quote
 
-import aiohttp
 import msgspec
 
 from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
+from llamadeploy.http_client import HttpClient, HttpConnectionError
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 
 REQUEST_SECONDS = 10.0
@@ -31,10 +31,10 @@ class Connection:
     def __init__(self, config: SimpleMessageQueueConfig, token: str | None = None) -> None:
         self._base_url = config.base_url
         self._timeout = _seconds(config.client_kwargs.get("timeout"))
-        self._headers = {"Content-Type": "application/json", **_headers(config.client_kwargs)}
+        headers = _headers(config.client_kwargs)
         if token is not None:
-            self._headers["Authorization"] = f"Bearer {token}"
-        self._session: aiohttp.ClientSession | None = None
+            headers["Authorization"] = f"Bearer {token}"
+        self._http = HttpClient(self._base_url, headers)
         self._closed = False
 
     async def request(self, method: str, path: str, body: Any = None, wait: float = 0.0) -> bytes:
@@ -47,20 +47,29 @@ class Connection:
             QueueUnavailableError: no connection, no answer in time, or the server said 5xx.
             QueueError: the server refused (4xx): repeating it will not help.
         """
+        if self._closed:
+            raise QueueUnavailableError("this message queue was closed")
         data = None if body is None else _encode(body)
         try:
-            try:
-                return await self._send(method, path, data, wait)
-            except aiohttp.ServerDisconnectedError:
-                return await self._send(method, path, data, wait)
+            reply = await self._http.request(method, f"/{path}", data, timeout=self._timeout + wait)
         except TimeoutError as error:
             raise QueueUnavailableError(
                 f"the message queue at {self._base_url} did not answer in time"
             ) from error
-        except aiohttp.ClientError as error:
+        except HttpConnectionError as error:
             raise QueueUnavailableError(
                 f"the message queue at {self._base_url} cannot be reached: {error}"
             ) from error
+        if reply.status >= 500:
+            raise QueueUnavailableError(
+                f"the message queue at {self._base_url} is not available now: {_detail(reply.body)}"
+            )
+        if reply.status >= 400:
+            raise QueueError(
+                f"the message queue at {self._base_url} refused {method} /{path} "
+                f"({reply.status}): {_detail(reply.body)}"
+            )
+        return reply.body
 
     async def call(
         self,
@@ -79,39 +88,10 @@ class Connection:
                 f"what answers at {self._base_url} is no message queue of ours: {error}"
             ) from error
 
-    async def _send(self, method: str, path: str, data: bytes | None, wait: float) -> bytes:
-        timeout = aiohttp.ClientTimeout(total=self._timeout + wait)
-        async with self._open().request(
-            method, self._base_url + path, data=data, timeout=timeout
-        ) as reply:
-            content = await reply.read()
-        if reply.status >= 500:
-            raise QueueUnavailableError(
-                f"the message queue at {self._base_url} is not available now: {_detail(content)}"
-            )
-        if reply.status >= 400:
-            raise QueueError(
-                f"the message queue at {self._base_url} refused {method} /{path} "
-                f"({reply.status}): {_detail(content)}"
-            )
-        return content
-
     async def aclose(self) -> None:
         """Release the connections. Idempotent."""
         self._closed = True
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
-
-    def _open(self) -> aiohttp.ClientSession:
-        if self._closed:
-            raise QueueUnavailableError("this message queue was closed")
-        if self._session is None:
-            # No limit of connections: each consumer keeps one waiting, and batching bounds the
-            # rest. Idle ones go before the server's own 75 s are over.
-            connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=30)
-            self._session = aiohttp.ClientSession(connector=connector, headers=self._headers)
-        return self._session
+        await self._http.aclose()
 
 
 class Backoff:
