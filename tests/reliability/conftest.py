@@ -67,7 +67,7 @@ FAILURES = (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, TimeoutEr
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
-        "--chaos-rounds", type=int, default=1, help="how often to kill each of the processes"
+        "--chaos-rounds", type=int, default=0, help="how often to kill each of the processes"
     )
 
 
@@ -139,7 +139,8 @@ class Laptop:
         with self.log.open("ab") as output:
             self.process = subprocess.Popen(
                 [str(Path(sys.executable).with_name("llamactl")), "serve",
-                 "--port", str(self._port), "--data-dir", str(self.folder / "data"), str(self._file)],
+                 "--port", str(self._port), "--data-dir", str(self.folder / "data"),
+                 str(self._file)],
                 stdout=output, stderr=output, stdin=subprocess.DEVNULL, cwd=self.folder,
                 env=environ, start_new_session=True,
             )  # fmt: skip
@@ -191,9 +192,10 @@ class Book:
 class Clients:
     """Calls that are repeated until they go through, as any client of a laptop would."""
 
-    def __init__(self, http: aiohttp.ClientSession, url: str) -> None:
+    def __init__(self, http: aiohttp.ClientSession, laptop: Laptop) -> None:
         self.http = http
-        self.url = url
+        self.laptop = laptop
+        self.url = laptop.url
         self.book = Book()
 
     async def call(
@@ -205,17 +207,22 @@ class Clients:
                 async with self.http.request(
                     method, f"{self.url}/deployments/chaos{path}", json=body, headers=headers
                 ) as reply:
-                    if reply.status == 200:
+                    if await self._accepted(reply):
                         return await reply.json()
-                    if reply.status == 503 and "Retry-After" in reply.headers:
-                        self.book.put_off += 1
-                    else:
-                        text = await reply.text()
-                        self.book.dirty.append(f"{method} {path}: {reply.status} {text[:200]}")
-                        raise AssertionError(self.book.dirty[-1])
             except FAILURES:
                 self.book.broken += 1
             await asyncio.sleep(0.05)
+
+    async def _accepted(self, reply: aiohttp.ClientResponse) -> bool:
+        """Whether there is an answer; else to be asked for again."""
+        if reply.status == 200:
+            return True
+        if reply.status == 503 and "Retry-After" in reply.headers:
+            self.book.put_off += 1
+            return False
+        text = await reply.text()
+        self.book.dirty.append(f"{reply.method} {reply.url}: {reply.status} {text[:200]}")
+        raise AssertionError(self.book.dirty[-1])
 
     def task(self, number: int, kind: str) -> dict[str, str]:
         return {"input": json.dumps({"kind": kind, "number": number}), "service_id": "work"}
@@ -262,27 +269,33 @@ class Clients:
         self.book.expected[number] = f"stream {number}"
         task = await self.create(number, "stream")
         seen: list[int] = []
-        after = 0
-        while True:
-            url = self.url + "/deployments/chaos" + self.path(task, "/events")
-            try:
-                async with self.http.get(f"{url}&format=typed&after={after}") as reply:
-                    async for raw in reply.content:
-                        if not raw.strip():
-                            continue
-                        line = json.loads(raw)
-                        if "restart" in line:
-                            del seen[line["restart"]["base_index"] :]
-                            continue
-                        after = line["seq"]
-                        assert line["index"] == len(seen), (line, seen)
-                        seen.append(line["data"].get("number", -1))
-                break
-            except FAILURES:
-                self.book.broken += 1
-                await asyncio.sleep(0.05)
+        while not await self._read_on(task, seen):
+            await asyncio.sleep(0.05)
         assert seen == [*range(TICKS), -1], seen
         await self.result(number, task)
+
+    async def _read_on(self, task: dict[str, Any], seen: list[int]) -> bool:
+        """Read the stream from where ``seen`` ends; whether it came to its end."""
+        url = self.url + "/deployments/chaos" + self.path(task, "/events") + "&format=typed"
+        after = task.setdefault("after", 0)
+        try:
+            async with self.http.get(f"{url}&after={after}") as reply:
+                if not await self._accepted(reply):
+                    return False
+                async for raw in reply.content:
+                    if not raw.strip():
+                        continue
+                    line = json.loads(raw)
+                    if "restart" in line:
+                        del seen[line["restart"]["base_index"] :]
+                        continue
+                    task["after"] = line["seq"]
+                    assert line["index"] == len(seen), (line, seen)
+                    seen.append(line["data"].get("number", -1))
+        except FAILURES:
+            self.book.broken += 1
+            return False
+        return True
 
     async def ask(self, number: int, answer_at: asyncio.Event | None = None) -> None:
         """A task that waits for a person, who may take their time."""
@@ -308,7 +321,7 @@ class Clients:
                     if reply.status == 200:
                         return time.monotonic()
             await asyncio.sleep(0.05)
-        raise AssertionError(f"not ready within {seconds} s")
+        raise AssertionError(f"not ready within {seconds} s\n{self.laptop.tail()}")
 
     async def workers(self) -> list[dict[str, Any]]:
         """The replicas that have a process, as status tells."""
@@ -317,15 +330,13 @@ class Clients:
         return [w for w in details["services"]["work"]["workers"] if w["pid"]]
 
 
-@pytest.fixture
-def start_laptop(tmp_path: Path) -> Iterator[Callable[..., Laptop]]:
-    """``start_laptop(workflow, replicas=2, **service)``: a running server, ended after the test."""
+@pytest.fixture(scope="module")
+def start_laptop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Laptop]]:
+    """``start_laptop(workflow, replicas=2, **service)``: a server, ended after the module."""
     started: list[Laptop] = []
 
     def start(workflow: str = WORKFLOW, **service: Any) -> Laptop:
-        folder = tmp_path / f"laptop-{len(started)}"
-        folder.mkdir()
-        started.append(Laptop(folder, workflow, **service))
+        started.append(Laptop(tmp_path_factory.mktemp("laptop"), workflow, **service))
         started[-1].start()
         return started[-1]
 
@@ -339,10 +350,16 @@ def start_laptop(tmp_path: Path) -> Iterator[Callable[..., Laptop]]:
         laptop.stop()
 
 
+@pytest.fixture(scope="module")
+def laptop(start_laptop: Callable[..., Laptop]) -> Laptop:
+    """One server for the tests of a module."""
+    return start_laptop()
+
+
 @pytest.fixture
 async def clients() -> AsyncIterator[Callable[[Laptop], Clients]]:
     """``clients(laptop)``: with connections enough for every task to have its own."""
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=30)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout) as http:
-        yield lambda laptop: Clients(http, laptop.url)
+        yield lambda laptop: Clients(http, laptop)

@@ -12,10 +12,9 @@ import pytest
 
 @pytest.mark.defect(7, 29)
 async def test_clients_of_a_starting_server_are_told_to_come_again(
-    start_laptop: Any, clients: Any
+    laptop: Any, clients: Any
 ) -> None:
     """Never 404: whoever waits for a task would take it for lost."""
-    laptop = start_laptop()
     users = clients(laptop)
     await users.ready()
     await users.run(1)
