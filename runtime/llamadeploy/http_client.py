@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import ssl
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlsplit
 
 import httptools
@@ -178,8 +178,8 @@ class _Connection(asyncio.Protocol):
 
     # -- the transport's callbacks -------------------------------------------------------------
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 - narrows the type
-        self._transport = transport
+        # uvloop's transports are none of asyncio's classes, so no isinstance here.
+        self._transport = cast(asyncio.Transport, transport)
         self._opened.add(self)
 
     def data_received(self, data: bytes) -> None:
