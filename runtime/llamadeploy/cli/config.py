@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import click
 from pydantic import HttpUrl, TypeAdapter, ValidationError
-from rich.console import Console
-from rich.table import Table
 
+from llamadeploy.cli.output import Columns, output_option, print_records
 from llamadeploy.cli.profiles import Config, Profile
 
 HTTP_URL = TypeAdapter(HttpUrl)
@@ -20,15 +19,20 @@ def config(ctx: click.Context) -> None:
 
 
 @config.command("get-profiles")
+@output_option()
 @click.pass_obj
-def get_profiles(config: Config) -> None:
+def get_profiles(config: Config, output: str) -> None:
     """List all profiles."""
-    table = Table(box=None)
-    for title in ("Current", "Profile", "Server url"):
-        table.add_column(title)
-    for name, profile in config.profiles.items():
-        table.add_row("*" if name == config.current_profile else "", name, profile.server)
-    Console().print(table)
+    records = [
+        {"name": name, "current": name == config.current_profile, **profile.model_dump()}
+        for name, profile in config.profiles.items()
+    ]
+    columns: Columns = {
+        "CURRENT": lambda record: "*" if record["current"] else " ",
+        "PROFILE": "name",
+        "SERVER": "server",
+    }
+    print_records(records, columns, output, "There are no profiles.")
 
 
 @config.command("current-profile")

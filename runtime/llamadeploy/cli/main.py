@@ -8,17 +8,25 @@ from pathlib import Path
 import click
 
 from llamadeploy._version import __version__
-from llamadeploy.cli.profiles import Config
+from llamadeploy.cli.profiles import Config, complete_profiles
 
 COMMANDS = {
+    "cancel": "llamadeploy.cli.tasks:cancel",
+    "completion": "llamadeploy.cli.completion:completion",
     "config": "llamadeploy.cli.config:config",
+    "dead-letters": "llamadeploy.cli.dead_letters:dead_letters",
+    "delete": "llamadeploy.cli.delete:delete",
     "deploy": "llamadeploy.cli.deploy:deploy",
+    "events": "llamadeploy.cli.events:events",
     "init": "llamadeploy.cli.init:init",
+    "logs": "llamadeploy.cli.logs:logs",
     "manifest": "llamadeploy.cli.manifest:manifest",
     "run": "llamadeploy.cli.run:run",
     "serve": "llamadeploy.cli.serve:serve",
+    "services": "llamadeploy.cli.services:services",
     "sessions": "llamadeploy.cli.sessions:sessions",
     "status": "llamadeploy.cli.status:status",
+    "tasks": "llamadeploy.cli.tasks:tasks",
 }
 """Command to ``module:attribute``; a command's module is imported only when it is used."""
 
@@ -46,7 +54,12 @@ class LazyGroup(click.Group):
 )
 @click.version_option(__version__, prog_name="llamactl")
 @click.option("-c", "--config", type=Path, help="Configuration file of llamactl.")
-@click.option("-p", "--profile", help="Profile to use; default: the current one.")
+@click.option(
+    "-p",
+    "--profile",
+    shell_complete=complete_profiles,
+    help="Profile to use; default: the current one.",
+)
 @click.option("-s", "--server", help="URL of the API server, instead of the profile's.")
 @click.option("-k", "--insecure", is_flag=True, default=None, help="Do not check TLS certificates.")
 @click.option("-t", "--timeout", type=float, help="Seconds to wait for the API server.")
@@ -63,6 +76,9 @@ def llamactl(
 
     A deployment file (or a Kubernetes manifest of kind Deployment) says which workflows. An access
     token is read from LLAMA_DEPLOY_TOKEN.
+
+    Exit codes: 0 done, 1 an error (also a server that is down or unhealthy), 2 wrong usage, 3 the
+    task of 'run' failed or was cancelled, 130 interrupted while following.
     """
     stored = Config.load(config)
     name = profile or stored.current_profile

@@ -74,3 +74,12 @@ class Config(BaseModel):
         if name not in self.profiles:
             raise click.ClickException(f"Cannot find profile '{name}' in the config file.")
         return self.profiles[name]
+
+
+def complete_profiles(ctx: click.Context, _: click.Parameter, incomplete: str) -> list[str]:
+    """Names of profiles, for the shell."""
+    try:
+        config = Config.load(ctx.params.get("config"))
+    except click.ClickException:
+        return []
+    return [name for name in config.profiles if name.startswith(incomplete)]

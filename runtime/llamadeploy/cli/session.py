@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import httpx
@@ -13,6 +14,11 @@ from llamadeploy.cli.profiles import Profile
 from llamadeploy.client import Client
 from llamadeploy.exceptions import LlamaDeployError
 
+T = TypeVar("T")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it: 128 and the signal's number."""
+
 
 @contextmanager
 def api_server(profile: Profile) -> Iterator[Any]:
@@ -20,13 +26,29 @@ def api_server(profile: Profile) -> Iterator[Any]:
 
     Every failure ends the command with ``Error: ...`` and exit code 1.
     """
-    client = Client(
-        api_server_url=profile.server,
-        disable_ssl=profile.insecure,
-        timeout=profile.timeout,
-    )
+    with translated(profile):
+        yield _client(profile).sync.apiserver
+
+
+def run_async(profile: Profile, command: Callable[[Client], Awaitable[T]]) -> T:
+    """Run a command that does several things at once, or follows a stream until Ctrl-C."""
+
+    async def run() -> T:
+        async with _client(profile) as client:
+            return await command(client)
+
+    with translated(profile):
+        try:
+            return asyncio.run(run())
+        except KeyboardInterrupt:
+            raise SystemExit(INTERRUPTED) from None
+
+
+@contextmanager
+def translated(profile: Profile) -> Iterator[None]:
+    """Errors as people read them."""
     try:
-        yield client.sync.apiserver
+        yield
     except LlamaDeployError as error:
         raise click.ClickException(str(error)) from error
     except httpx.TimeoutException as error:
@@ -39,3 +61,11 @@ def api_server(profile: Profile) -> Iterator[Any]:
             f"no API server answers at {profile.server} ({error}). Start one with "
             "'llamactl serve', or name another with --server."
         ) from error
+
+
+def _client(profile: Profile) -> Client:
+    return Client(
+        api_server_url=profile.server,
+        disable_ssl=profile.insecure,
+        timeout=profile.timeout,
+    )
