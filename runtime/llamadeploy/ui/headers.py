@@ -44,9 +44,11 @@ def request_headers(scope: Mapping[str, Any], *, drop: Iterable[str] = ()) -> CI
     headers = CIMultiDict(
         (name, value) for name, value in given.items() if name.lower() not in dropped
     )
+    clients = [each.strip() for each in given.get("x-forwarded-for", "").split(",")]
     client = (scope.get("client") or ("",))[0]
-    before = given.get("x-forwarded-for")
-    headers["X-Forwarded-For"] = ", ".join(filter(None, (before, client)))
+    if client not in clients:  # with a proxy in front, uvicorn has taken it from there
+        clients.append(client)
+    headers["X-Forwarded-For"] = ", ".join(filter(None, clients))
     host = given.get("host", "")
     headers.setdefault("X-Forwarded-Host", host)
     scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])

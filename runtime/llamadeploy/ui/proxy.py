@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import aiohttp
@@ -40,6 +41,10 @@ class Upstream(Protocol):
     @property
     def port(self) -> int | None:
         """Where it listens; ``None`` while it does not."""
+        ...
+
+    def answering(self) -> AbstractContextManager[None]:
+        """Around a request that a replacement of this front end waits for."""
         ...
 
     def problem(self) -> str:
@@ -79,7 +84,7 @@ class UiProxy:
             return
         exchange = _Exchange(scope, receive, send, request_headers(scope, drop=self._private))
         try:
-            await exchange.run(upstream.session, port)
+            await exchange.run(upstream, port)
         except TimeoutError:
             text = f"the user interface of '{name}' did not answer in time"
             await exchange.fail(504, text)
@@ -114,12 +119,14 @@ class _Exchange:
         self._headers = headers
         self._chunks: asyncio.Queue[bytes | None] = asyncio.Queue(maxsize=1)
         self._deadline = asyncio.timeout(HEADER_SECONDS)
+        self._answering = contextlib.ExitStack()
         self._started = False
 
-    async def run(self, session: aiohttp.ClientSession, port: int) -> None:
+    async def run(self, upstream: Upstream, port: int) -> None:
         """Pass everything on until the response's end, or until the client has gone."""
+        self._answering.enter_context(upstream.answering())
         reading = asyncio.create_task(self._read(), name="ui request")
-        passing = asyncio.create_task(self._pass(session, port), name="ui response")
+        passing = asyncio.create_task(self._pass(upstream, port), name="ui response")
         try:
             await asyncio.wait({reading, passing}, return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -127,6 +134,7 @@ class _Exchange:
             reading.cancel()
             passing.cancel()
             results = await asyncio.gather(reading, passing, return_exceptions=True)
+            self._answering.close()
         if finished and isinstance(results[1], BaseException):
             raise results[1]
 
@@ -161,12 +169,12 @@ class _Exchange:
             loop = asyncio.get_running_loop()
             self._deadline.reschedule(loop.time() + HEADER_SECONDS)
 
-    async def _pass(self, session: aiohttp.ClientSession, port: int) -> None:
+    async def _pass(self, upstream: Upstream, port: int) -> None:
         has_body = (
             self._headers.get("content-length", "0") != "0"
             or any(name == b"transfer-encoding" for name, _ in self._scope["headers"])
         )  # fmt: skip
-        request = session.request(
+        request = upstream.session.request(
             self._scope["method"],
             upstream_url(self._scope, port),
             headers=self._headers,
@@ -177,6 +185,8 @@ class _Exchange:
             async with self._deadline:
                 response = await stack.enter_async_context(request)
                 self._started = True
+            if response.content_type == "text/event-stream":
+                self._answering.close()  # it has no end, and its reader comes again
             await self._send(
                 {
                     "type": "http.response.start",

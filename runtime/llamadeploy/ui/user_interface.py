@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import aiohttp
@@ -23,7 +24,7 @@ output_log = logging.getLogger("llamadeploy.workers")
 """Where the output of a deployment's processes goes, each line with its origin in front."""
 
 STOP_SECONDS = 3.0
-"""A front end holds nothing that must be finished."""
+"""Between asking the front end to end and killing it: it holds nothing that must be finished."""
 
 
 class UserInterface:
@@ -44,6 +45,9 @@ class UserInterface:
         self._process: FrontEndProcess | None = None
         self._port: int | None = None
         self._keeper: asyncio.Task[None] | None = None
+        self._answering = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._failures = 0
         self._next_start: float | None = None
         redact = redactor(prepared.secrets)
@@ -62,6 +66,18 @@ class UserInterface:
     def port(self) -> int | None:
         """Where it listens; ``None`` while it does not."""
         return self._port if self.state is ReplicaState.READY else None
+
+    @contextlib.contextmanager
+    def answering(self) -> Iterator[None]:
+        """Around a request that a replacement of this front end waits for."""
+        self._answering += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._answering -= 1
+            if self._answering == 0:
+                self._idle.set()
 
     def problem(self) -> str:
         """Why it does not answer; empty while it should."""
@@ -105,17 +121,26 @@ class UserInterface:
         name = f"user interface of {self.prepared.deployment}"
         self._keeper = asyncio.create_task(self._keep_running(), name=name)
 
-    async def stop(self, grace: float = STOP_SECONDS) -> None:
-        """End it with everything it started, and its connections. Idempotent."""
+    async def stop(self, drain_seconds: float = 0) -> None:
+        """End it with everything it started, and its connections. Idempotent.
+
+        Args:
+            drain_seconds: what the requests that it is answering get.
+        """
+        if self.state is ReplicaState.READY and drain_seconds > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._idle.wait(), drain_seconds)
         self.state = ReplicaState.STOPPING
         if self._keeper is not None:
             self._keeper.cancel()
             await asyncio.gather(self._keeper, return_exceptions=True)
             self._keeper = None
+        # The process first: a response that it breaks off is an error for whoever reads it, while
+        # one whose session was closed would be waited for.
+        await self._end(STOP_SECONDS)
         if self._session is not None:
             await self._session.close()
             self._session = None
-        await self._end(min(grace, STOP_SECONDS))
         self.state = ReplicaState.STOPPED
 
     async def _start_process(self) -> None:

@@ -45,6 +45,10 @@ from llamadeploy.ui.user_interface import UserInterface
 log = logging.getLogger(__name__)
 
 
+FRONT_END_DRAIN_SECONDS = 5.0
+"""What an old front end gets, once the new one serves, for the requests it is answering."""
+
+
 class LocalDeployment:
     """A running deployment; made by :meth:`create` or :meth:`restore`."""
 
@@ -195,7 +199,7 @@ class LocalDeployment:
             undo.push_async_callback(workers.stop, 0)
             front_end = self._make_front_end(prepared)
             if front_end is not None:
-                undo.push_async_callback(front_end.stop, 0)
+                undo.push_async_callback(front_end.stop)
             await _start_front_end(front_end)
             await self._register(spec)
             await self._write_record(request, services, generation, prepared)
@@ -205,7 +209,7 @@ class LocalDeployment:
         self._front_end = front_end
         self._reloaded_at = time.time()
         if old_front_end is not None:
-            await old_front_end.stop()
+            await old_front_end.stop(min(self._options.drain_seconds, FRONT_END_DRAIN_SECONDS))
         removed = old_spec.services.keys() - spec.services.keys()
         for name in removed:
             self.control_plane.withdraw_service(name)
