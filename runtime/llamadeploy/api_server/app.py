@@ -14,6 +14,7 @@ from llamadeploy.control_plane.routes.auth import TokenMiddleware
 from llamadeploy.control_plane.routes.deployments import deployments_router
 from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
+from llamadeploy.hot_routes import HotRoutes
 from llamadeploy.metrics.route import metrics_router
 from llamadeploy.serving import probe_routes
 
@@ -27,6 +28,8 @@ def create_app(backend: Backend, *, token: str | None = None, metrics: bool = Tr
         metrics: serve them; they need no token either.
     """
     app = FastAPI(title="LlamaDeploy API server", version=__version__)
+    deployments = deployments_router(backend.control_plane)
+    app.add_middleware(HotRoutes, routes=deployments.routes)
     app.add_middleware(BodyLimitMiddleware, streamed=("/ui/",))
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
@@ -45,6 +48,6 @@ def create_app(backend: Backend, *, token: str | None = None, metrics: bool = Tr
     if collect is not None:
         app.include_router(metrics_router(collect))
     app.include_router(admin_router(backend))
-    app.include_router(deployments_router(backend.control_plane))
+    app.include_router(deployments)
     app.mount("/ui", ui_proxy(backend, token=token))
     return app

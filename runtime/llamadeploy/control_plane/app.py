@@ -22,6 +22,7 @@ from llamadeploy.control_plane.routes.operations import service_operations_route
 from llamadeploy.control_plane.routes.providers import the_only
 from llamadeploy.control_plane.routes.services import services_router
 from llamadeploy.control_plane.routes.sessions import sessions_router
+from llamadeploy.hot_routes import HotRoutes
 from llamadeploy.metrics.route import metrics_router
 from llamadeploy.serving import probe_routes
 
@@ -39,6 +40,9 @@ def control_plane_app(
     """
     app = FastAPI(title="LlamaDeploy control plane", version=__version__, lifespan=lifespan)
     install_error_handlers(app)
+    internal = internal_router(control_plane)
+    deployments = deployments_router(lambda name: resolve_one(control_plane, name))
+    app.add_middleware(HotRoutes, routes=[*internal.routes, *deployments.routes])
     app.add_middleware(BodyLimitMiddleware)
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
@@ -50,9 +54,8 @@ def control_plane_app(
             allow_headers=["*"],
         )
     for router in (
-        # The worker's routes first: every task passes there three times.
-        internal_router(control_plane),
-        deployments_router(lambda name: resolve_one(control_plane, name)),
+        internal,
+        deployments,
         sessions_router(control_plane),
         services_router(control_plane),
         home_router(control_plane),

@@ -23,6 +23,7 @@ from llamadeploy.control_plane.routes.waiting import (
     while_connected,
 )
 from llamadeploy.control_plane.validation import InvalidFieldError
+from llamadeploy.hot_routes import hot
 from llamadeploy.state_stores.records import TaskQuery
 from llamadeploy.types import (
     CancelOutcome,
@@ -64,8 +65,9 @@ def deployments_router(resolve: Resolve) -> APIRouter:
 
 
 def _add_creation(router: APIRouter, resolve: Resolve) -> None:
-    # Both routes take the bare request: they are the hot ones, and ids follow rules of their own.
+    # Both routes take the bare request: they are hot, and ids follow rules of their own.
     @router.post("/tasks/run", response_model=str, openapi_extra=body_schema(TaskDefinition))
+    @hot
     async def run_task(request: Request) -> Response:
         """Run a task and return its result's text. Without a session it gets one of its own,
         which is deleted when the task succeeded."""
@@ -88,6 +90,7 @@ def _add_creation(router: APIRouter, resolve: Resolve) -> None:
     @router.post(
         "/tasks/create", response_model=TaskDefinition, openapi_extra=body_schema(TaskDefinition)
     )
+    @hot
     async def create_task(request: Request) -> Response:
         """Accept a task and return its definition with the ids it has now."""
         control_plane = resolve(request.path_params["deployment_name"])

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamadeploy.exceptions import LlamaDeployError, NotFoundError, StoreUnavailableError
+from llamadeploy.hot_routes import hot
 from llamadeploy.state_stores.records import ExecutionKey
 from llamadeploy.types import TaskResult
 from llamadeploy.worker.operations import (
@@ -104,7 +105,7 @@ def internal_router(control_plane: Executing) -> APIRouter:
         (CALL_PATH, "POST", call),
         (RESULTS_PATH + "/{task_id}", "GET", result),
     ):
-        router.add_route(path, _typed_errors(endpoint), [method], include_in_schema=False)
+        router.add_route(path, hot(_typed_errors(endpoint)), [method], include_in_schema=False)
     return router
 
 

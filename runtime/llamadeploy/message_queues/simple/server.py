@@ -30,6 +30,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from llamadeploy.exceptions import QueueUnavailableError
+from llamadeploy.hot_routes import HotRoutes, hot
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.message_queues.simple.broker import Broker
@@ -107,9 +108,9 @@ class SimpleMessageQueueServer:
 def _application(handlers: _Handlers, token: str | None) -> FastAPI:
     one = "/messages/{topic}"
     routes: list[BaseRoute] = [
-        Route(one + "/lease", _json(handlers.lease), methods=["POST"]),
-        Route(one + "/ack", _json(handlers.ack), methods=["POST"]),
-        Route("/messages", _json(handlers.publish_many), methods=["POST"]),
+        Route(one + "/lease", hot(_json(handlers.lease)), methods=["POST"]),
+        Route(one + "/ack", hot(_json(handlers.ack)), methods=["POST"]),
+        Route("/messages", hot(_json(handlers.publish_many)), methods=["POST"]),
         Route(one, _json(handlers.publish), methods=["POST"]),
         Route(one, _json(handlers.pop), methods=["GET"]),
         Route(one + "/nack", _json(handlers.nack), methods=["POST"]),
@@ -121,6 +122,7 @@ def _application(handlers: _Handlers, token: str | None) -> FastAPI:
         Route("/", _json(handlers.home), methods=["GET"]),
     ]
     app = FastAPI(title="LlamaDeploy simple message queue", routes=routes)
+    app.add_middleware(HotRoutes, routes=routes)
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
     return app
