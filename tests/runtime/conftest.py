@@ -351,7 +351,7 @@ def make_wheel(
     return path
 
 
-@pytest.fixture(name="make_wheel")
+@pytest.fixture(name="make_wheel", scope="session")
 def make_wheel_fixture() -> Callable[..., Path]:
     """``make_wheel(folder, name, version, {path: text}, *requirements)``."""
     return make_wheel
@@ -386,6 +386,7 @@ class Index:
         (folder / "index.html").write_text(f"<!DOCTYPE html><html><body>{links}</body></html>")
 
     def stop(self) -> None:
+        """Idempotent."""
         self._http.shutdown()
         self._http.server_close()
         self._thread.join()
@@ -409,10 +410,20 @@ class _IndexRequest(SimpleHTTPRequestHandler):
         pass
 
 
+@pytest.fixture(scope="module")
+def start_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[], Index]]:
+    """Start an index without packages; it is stopped after the module."""
+    with contextlib.ExitStack() as stack:
+
+        def start() -> Index:
+            server = Index(tmp_path_factory.mktemp("index"))
+            stack.callback(server.stop)
+            return server
+
+        yield start
+
+
 @pytest.fixture
-def index(tmp_path: Path) -> Iterator[Index]:
+def index(start_index: Callable[[], Index]) -> Index:
     """A package index without packages."""
-    (tmp_path / "index").mkdir()
-    server = Index(tmp_path / "index")
-    yield server
-    server.stop()
+    return start_index()

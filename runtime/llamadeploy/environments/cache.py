@@ -248,7 +248,7 @@ class _Build:
         self, argv: list[str], environ: dict[str, str], seconds: float
     ) -> tuple[int, list[str]]:
         def tell(line: str) -> None:
-            self.progress(without_logins(line))
+            self.progress(f"{Path(argv[0]).name}: {without_logins(line)}")
 
         try:
             with start_command(

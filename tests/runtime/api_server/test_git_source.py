@@ -48,10 +48,15 @@ def everything_shown(server: Any) -> str:
     return "\n".join(map(str, shown))
 
 
+@pytest.fixture(scope="module")
+def running(start_server: Any) -> Any:
+    """An API server that has a token in its environment."""
+    return start_server(None, env={"LLAMA_DEPLOY_GIT_TOKEN": TOKEN})
+
+
 @pytest.fixture
-def server(start_server: Any, start_git_http: Any) -> Any:
-    """An API server that has a token in its environment, and ``git_http``, which wants it."""
-    running = start_server(None, env={"LLAMA_DEPLOY_GIT_TOKEN": TOKEN})
+def server(running: Any, start_git_http: Any) -> Any:
+    """The module's server, with ``git_http``, which wants the token."""
     running.git_http = start_git_http(token=TOKEN)
     return running
 
@@ -92,16 +97,18 @@ def test_a_reload_takes_the_branchs_new_commit(
 
 
 def test_a_restart_needs_no_repository(
-    server: Any, start_server: Any, repository: Any, tmp_path: Path
+    start_server: Any, git_http: Any, repository: Any, tmp_path: Path
 ) -> None:
     commit = write(repository, "kept")
-    assert server.create(file("kept", server.git_http.url()), tmp_path).status == 200
-    server.stop()
-    server.git_http.requests.clear()
-    second = start_server(server.data_dir)
+    first = start_server()
+    assert first.create(file("kept", git_http.url()), tmp_path).status == 200
+    first.stop()
+    git_http.requests.clear()
+    second = start_server(first.data_dir)
     second.wait_until(lambda: second.run("kept").body == "kept", "the deployment is back")
     assert second.service("kept", "say0")["source"]["commit"] == commit
-    assert server.git_http.requests == []
+    assert git_http.requests == []
+    second.stop()
 
 
 def test_what_is_wrong_is_said_and_the_old_code_serves_on(
@@ -124,20 +131,20 @@ def test_what_is_wrong_is_said_and_the_old_code_serves_on(
 
 
 def test_a_token_in_the_files_url_is_not_shown(
-    start_server: Any, start_git_http: Any, repository: Any, tmp_path: Path
+    server: Any, start_git_http: Any, repository: Any, tmp_path: Path
 ) -> None:
     write(repository, "word")
-    server = start_server()
-    git_http = start_git_http(token=TOKEN)
+    own = "s3cret-of-the-file"
+    git_http = start_git_http(token=own)
     seen: list[str] = []
     git_http.watch = lambda: seen.append(everything_shown(server))
-    assert server.create(file("url", git_http.url(f"me:{TOKEN}")), tmp_path).status == 200
+    assert server.create(file("url", git_http.url(f"me:{own}")), tmp_path).status == 200
     reply = server.create(file("bad", git_http.url("me:another-secret")), tmp_path)
     assert reply.status == 400
     assert "the host does not accept the user and token" in reply.detail
     assert len(seen) > 2
     for text in (*seen, str(reply), everything_shown(server)):
-        assert TOKEN not in text
+        assert own not in text
         assert "another-secret" not in text
 
 

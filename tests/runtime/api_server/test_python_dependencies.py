@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -34,22 +36,34 @@ def code(tmp_path: Path) -> Path:
     return tmp_path / "code"
 
 
-@pytest.fixture
-def shades(index: Any, tmp_path: Path, make_wheel: Any) -> Any:
-    """The index with ``shade`` 1.0 and 2.0."""
-    for version in ("1.0", "2.0"):
-        files = {"shade.py": f"version = {version!r}\n"}
-        index.add(make_wheel(tmp_path / "wheels", "shade", version, files))
-    return index
+@pytest.fixture(scope="module")
+def start(
+    start_server: Any, start_index: Any, make_wheel: Any, tmp_path_factory: Any
+) -> Iterator[Callable[..., Any]]:
+    """Start a server that installs from its ``index``, which has ``shade`` 1.0 and 2.0."""
+    wheels = tmp_path_factory.mktemp("wheels")
+
+    def start_(data_dir: Path | None = None) -> Any:
+        index = start_index()
+        for version in ("1.0", "2.0"):
+            files = {"shade.py": f"version = {version!r}\n"}
+            index.add(make_wheel(wheels, "shade", version, files))
+        index.add(make_wheel(wheels, "paint", "1.0", {"paint.py": ""}))
+        settings = {"LLAMADEPLOY_INDEX_URL": index.url(), "NO_PROXY": "127.0.0.1"}
+        server = start_server(data_dir, env=settings)
+        server.index = index
+        return server
+
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("PIP_", "UV_")):
+                patch.delenv(name)
+        yield start_
 
 
-@pytest.fixture
-def server(start_server: Any, shades: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A server that installs from the index."""
-    for name in list(os.environ):
-        if name.startswith(("PIP_", "UV_")):
-            monkeypatch.delenv(name)
-    return start_server(None, env={"LLAMADEPLOY_INDEX_URL": shades.url(), "NO_PROXY": "127.0.0.1"})
+@pytest.fixture(scope="module")
+def server(start: Any) -> Any:
+    return start()
 
 
 def file(name: str, **dependencies: list[str]) -> dict[str, Any]:
@@ -78,21 +92,20 @@ def test_conflicting_versions_run_side_by_side(server: Any, code: Path) -> None:
     assert len({*keys.values()}) == 3
 
 
-def test_a_reload_and_a_restart_ask_for_nothing(
-    server: Any, start_server: Any, shades: Any, code: Path
-) -> None:
+def test_a_reload_and_a_restart_ask_for_nothing(start: Any, code: Path) -> None:
+    server = start()
     deployment = file("offline", echo=["shade==1.0"])
     assert server.create(deployment, code).status == 200
-    shades.stop()
-    shades.requests.clear()
+    server.index.requests.clear()
     (code / "src" / "workflow.py").write_text(WORKFLOW.replace("shade.version", "'again'"))
     reply = server.create(deployment, code, reload=True)
     assert reply.status == 200, reply
     assert server.run("offline", "echo").body == "again"
     server.stop()
-    second = start_server(server.data_dir, env={"LLAMADEPLOY_INDEX_URL": shades.url()})
+    second = start(server.data_dir)
     second.wait_until(lambda: second.run("offline", "echo").body == "again", "it is back")
-    assert shades.requests == []
+    assert server.index.requests == second.index.requests == []
+    second.stop()
 
 
 def test_a_reload_with_another_version_runs_it(server: Any, code: Path) -> None:
@@ -114,31 +127,41 @@ def test_a_failed_install_says_why_and_changes_nothing(server: Any, code: Path) 
     assert "shade==9.9" in server.details("fails")["last_deploy_error"]
 
 
-def test_progress_is_shown_while_it_installs(server: Any, shades: Any, code: Path) -> None:
-    shades.hold = threading.Event()
+def test_progress_is_shown_while_it_installs(server: Any, code: Path) -> None:
+    server.index.held.clear()
+    server.index.hold = hold = threading.Event()
     replies: list[Any] = []
     deploying = threading.Thread(
-        target=lambda: replies.append(server.create(file("slow", echo=["shade==1.0"]), code))
+        target=lambda: replies.append(server.create(file("slow", echo=["paint"]), code))
     )
     deploying.start()
-    assert shades.held.wait(30)
+    assert server.index.held.wait(30)
     details = server.details("slow")
+    hold.set()
     assert details["state"] == "starting"
-    assert "echo: installing python-dependencies with uv" in details["progress"]
+    assert re.match("echo: (installing python-dependencies with )?uv", details["progress"])
     assert "echo: installing python-dependencies with uv" in server.log.read_text()
-    shades.hold.set()
     deploying.join(60)
     assert replies[0].status == 200
     assert server.details("slow")["progress"] is None
 
 
-def test_a_server_that_stops_ends_the_install(server: Any, shades: Any, code: Path) -> None:
-    shades.hold = threading.Event()
-    deploying = threading.Thread(
-        target=lambda: server.create(file("ended", echo=["shade==1.0"]), code), daemon=True
-    )
+def test_a_server_that_stops_ends_the_install(start: Any, code: Path) -> None:
+    server = start()
+    server.index.hold = threading.Event()
+    ended: list[BaseException] = []
+
+    def create() -> None:
+        try:
+            server.create(file("ended", echo=["paint"]), code)
+        except OSError as error:
+            ended.append(error)
+
+    deploying = threading.Thread(target=create)
     deploying.start()
-    assert shades.held.wait(30)
+    assert server.index.held.wait(30)
     assert server.stop() == 0
-    shades.hold.set()
+    server.index.hold.set()
+    deploying.join(10)
+    assert len(ended) == 1
     assert not list((server.data_dir / ".environments").glob("*.*/pyvenv.cfg"))
