@@ -183,7 +183,7 @@ class ComponentSection(FileModel):
 class UiSection(ComponentSection):
     """``ui``."""
 
-    path: str | None = Field(None, description="Unused by a UI.")
+    path: str | None = Field(None, description="Folder of package.json in the source.")
 
 
 class ServiceSection(ComponentSection):

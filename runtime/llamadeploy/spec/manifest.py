@@ -317,7 +317,9 @@ class Ui(Component):
     """The user interface of the deployment."""
 
     name: str = Field(description="Name of the user interface.", pattern=SERVICE_NAME)
-    path: str | None = Field(None, description="Unused.", max_length=1024)
+    path: str | None = Field(
+        None, description="Folder of package.json in the source.", max_length=1024
+    )
     port: Port | None = Field(None, description="TCP port on which it listens.")
 
 
