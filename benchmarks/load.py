@@ -52,6 +52,8 @@ async def run_tasks(options: argparse.Namespace) -> dict[str, Any]:
     started = time.perf_counter()
     tally = Tally(options.count, started + options.seconds)
     request = _request(options, "/tasks/run", {"input": '{"message": "x"}', "service_id": "echo"})
+    if options.keep:
+        request = request.replace(b"\r\n\r\n", b"\r\nIdempotency-Key: %d\r\n\r\n", 1)
     connections = [
         asyncio.create_task(_connection(options, request, tally)) for _ in range(options.in_flight)
     ]
@@ -79,7 +81,7 @@ async def _connection(options: argparse.Namespace, request: bytes, tally: Tally)
         while tally.left > 0 and time.perf_counter() < tally.deadline:
             tally.left -= 1
             started = time.perf_counter()
-            writer.write(request)
+            writer.write(request % tally.left if options.keep else request)
             head = await reader.readuntil(b"\r\n\r\n")
             body = await reader.readexactly(_content_length(head))
             elapsed = time.perf_counter() - started
@@ -192,6 +194,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, required=True)
     parser.add_argument("--in-flight", type=int, default=1)
     parser.add_argument("--seconds", type=float, required=True, help="upper bound")
+    parser.add_argument(
+        "--keep", action="store_true", help="tasks stay on the server until their retention ends"
+    )
     return parser.parse_args()
 
 

@@ -96,14 +96,18 @@ def original(folder: Path, source: Path, services: Mapping[str, Service]) -> Ite
 
 @contextmanager
 def ours(
-    folder: Path, source: Path, services: Mapping[str, Service], deploy: bool = False
+    folder: Path,
+    source: Path,
+    services: Mapping[str, Service],
+    deploy: bool = False,
+    extra: Sequence[str] = (),
 ) -> Iterator[Server]:
     """`llamactl serve` of this project with a SQLite store; with `deploy` the file is served."""
     api, control_plane, queue = free_ports(3)
     write_deployment(folder, source, services, control_plane, queue)
     llamactl = Path(sys.executable).with_name("llamactl")
     command = [str(llamactl), "serve", "--host", HOST, "--port", str(api),
-               "--data-dir", str(folder / "data")]  # fmt: skip
+               "--data-dir", str(folder / "data"), *extra]  # fmt: skip
     if deploy:
         command.append(str(folder / "deployment.yaml"))
     with _running(command, {}, folder, api, control_plane, queue) as server:
