@@ -25,6 +25,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
+from llamadeploy.http_protocol import HttpProtocol
 
 log = logging.getLogger(__name__)
 
@@ -90,6 +91,7 @@ class HttpServer:
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
+            http=HttpProtocol,
             log_config=None,
             access_log=False,
             lifespan="auto",
