@@ -13,7 +13,7 @@ from llamadeploy.sources.git_refs import GitRemote
 from llamadeploy.sources.git_tree import export_tree
 from llamadeploy.spec.deployment import SourceSpec
 
-_SCRATCH = ".git-fetch"
+SCRATCH = ".git-fetch"
 """Below the holder; no repository's folder begins with a dot."""
 
 
@@ -32,7 +32,7 @@ def fetch_git(source: SourceSpec, holder: Path, context: SourceContext) -> Fetch
     address = GitAddress.parse(source.url)
     settings = GitSettings.from_env()
     access = git_access(source, address, settings)
-    scratch, root = holder / _SCRATCH, holder / address.name
+    scratch, root = holder / SCRATCH, holder / address.name
     scratch.mkdir(mode=0o700)
     try:
         context.progress(f"fetching {address.url}" + (f" at {source.ref}" if source.ref else ""))

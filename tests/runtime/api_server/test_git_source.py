@@ -191,3 +191,16 @@ def test_nothing_is_written_or_deleted_outside(
     assert server.request("DELETE", "/deployments/tame").status == 200
     assert [path.name for path in outside.iterdir()] == ["precious"]
     assert not (server.data_dir / "tame").exists()
+
+
+def test_what_a_killed_server_left_of_a_fetch_is_removed(start_server: Any, tmp_path: Path) -> None:
+    """A private key may be in it."""
+    left = tmp_path / "data" / "killed" / "work" / "1" / "say0" / ".git-fetch"
+    left.mkdir(parents=True)
+    (left / "key").write_text("a private key")
+    (tmp_path / "data" / "killed" / ".llamadeploy").touch()
+    other = tmp_path / "data" / "other" / "work" / "1" / "say0" / ".git-fetch"
+    other.mkdir(parents=True)  # not a folder of ours: it has no mark
+    start_server(tmp_path / "data").stop()
+    assert not left.exists()
+    assert other.exists()

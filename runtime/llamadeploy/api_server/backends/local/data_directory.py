@@ -30,6 +30,7 @@ import msgspec
 
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.signing import KeyRing
+from llamadeploy.sources.git import SCRATCH
 
 MARK = ".llamadeploy"
 ENVIRONMENTS = ".environments"
@@ -55,6 +56,13 @@ class ServiceRecord(msgspec.Struct, kw_only=True):
         return f"ServiceRecord(root={self.root!r})"  # variables may be secrets
 
 
+class ServiceChange(msgspec.Struct, kw_only=True, frozen=True):
+    """What was changed at run time about a service, until the next reload."""
+
+    replicas: int
+    stopped: bool = False
+
+
 class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     """What brings a deployment back after a restart.
 
@@ -66,6 +74,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
         ui: its prepared user interface.
         control_plane_port: the port it had, taken again where it is free.
         queue_port: likewise.
+        changes: services that were stopped or scaled, by name.
     """
 
     text: str
@@ -76,6 +85,7 @@ class Record(msgspec.Struct, kw_only=True, omit_defaults=True):
     ui: ServiceRecord | None = None
     control_plane_port: int = 0
     queue_port: int = 0
+    changes: dict[str, ServiceChange] = {}
     version: int = 1
 
     def __repr__(self) -> str:
@@ -116,6 +126,10 @@ class DataDirectory:
             ) from None
         os.ftruncate(lock, 0)
         os.write(lock, f"{os.getpid()}\n".encode())
+        for scratch in root.glob(f"*/work/*/*/{SCRATCH}"):
+            # Of a server that was killed while it fetched; it may hold a private key.
+            if _is_ours(root / scratch.relative_to(root).parts[0]):
+                shutil.rmtree(scratch, ignore_errors=True)
         return cls(root, lock)
 
     def close(self) -> None:
@@ -160,6 +174,11 @@ class DeploymentFolder:
     def environments(self) -> Path:
         """Python environments, which deployments share."""
         return self.root.parent / ENVIRONMENTS
+
+    @property
+    def logs(self) -> Path:
+        """Holds what workers write."""
+        return self.root / "logs"
 
     @property
     def ui_packages(self) -> Path:
