@@ -13,6 +13,7 @@ import contextlib
 import errno
 import hmac
 import logging
+import resource
 import socket
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
@@ -24,8 +25,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from llamadeploy.bounded_protocol import BoundedProtocol
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
-from llamadeploy.http_protocol import HttpProtocol
 
 log = logging.getLogger(__name__)
 
@@ -34,6 +35,21 @@ READINESS_SECONDS = 5.0
 
 _ABORT_SECONDS = 1.0
 """How long a request whose connection was cut gets before its task is cancelled."""
+
+
+MAX_CONNECTIONS = 8192
+"""Of one server; more of them are answered 503. Each costs some kilobytes."""
+
+_OTHER_FILES = 256
+"""Descriptors left for everything but connections."""
+
+
+def max_connections() -> int:
+    """:data:`MAX_CONNECTIONS`, or what the process's limit of open files leaves."""
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        return MAX_CONNECTIONS
+    return max(min(MAX_CONNECTIONS, files - _OTHER_FILES), 64)
 
 
 class HttpServer:
@@ -91,10 +107,11 @@ class HttpServer:
         self._port = listener.getsockname()[1]
         config = uvicorn.Config(
             self._app,
-            http=HttpProtocol,
             log_config=None,
             access_log=False,
             lifespan="auto",
+            http=BoundedProtocol,
+            limit_concurrency=max_connections(),
             server_header=False,
             # Longer than the idle time of common client pools (aiohttp: 15 s), so that it is the
             # client that closes, and no request runs into a connection we are just closing.

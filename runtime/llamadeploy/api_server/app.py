@@ -16,6 +16,7 @@ from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
 from llamadeploy.hot_routes import HotRoutes
 from llamadeploy.metrics.route import metrics_router
+from llamadeploy.protection import ProtectionMiddleware
 from llamadeploy.serving import probe_routes
 
 
@@ -33,6 +34,7 @@ def create_app(backend: Backend, *, token: str | None = None, metrics: bool = Tr
     app.add_middleware(BodyLimitMiddleware, streamed=("/ui/",))
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
+    app.add_middleware(ProtectionMiddleware, token=token is not None)
     install_error_handlers(app)
     app.include_router(probe_routes(backend.problems))
 

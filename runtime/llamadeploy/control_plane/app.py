@@ -24,6 +24,7 @@ from llamadeploy.control_plane.routes.services import services_router
 from llamadeploy.control_plane.routes.sessions import sessions_router
 from llamadeploy.hot_routes import HotRoutes
 from llamadeploy.metrics.route import metrics_router
+from llamadeploy.protection import ProtectionMiddleware
 from llamadeploy.serving import probe_routes
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
@@ -53,6 +54,11 @@ def control_plane_app(
             allow_methods=["*"],
             allow_headers=["*"],
         )
+    app.add_middleware(
+        ProtectionMiddleware,
+        token=token is not None,
+        allowed_origins=control_plane.config.cors_origins or (),
+    )
     for router in (
         internal,
         deployments,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 from collections.abc import Callable, Coroutine
 from typing import Any
 
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.server import ControlPlaneServer
 from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.exposure import TOKEN
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig, SimpleMessageQueueConfig
 from llamadeploy.message_queues.registry import queue_from_config
@@ -24,6 +26,9 @@ async def deploy_core(
     orchestrator_config: SimpleOrchestratorConfig | None = None,
     disable_message_queue: bool = False,
     disable_control_plane: bool = False,
+    *,
+    token: str | None = None,
+    insecure_no_token: bool | None = None,
 ) -> None:
     """Run the core of a deployment until cancelled; each configuration comes from its environment
     prefix where it is left out.
@@ -32,14 +37,20 @@ async def deploy_core(
         message_queue_config: the simple queue's is served here; another one is connected to.
         disable_message_queue: connect to the simple queue of another process instead.
         disable_control_plane: serve the simple queue alone.
+        token: what clients and services must send; by default ``LLAMA_DEPLOY_TOKEN``, which they
+            read too.
+        insecure_no_token: listen beyond loopback without a token; by default as
+            ``LLAMA_DEPLOY_INSECURE_NO_TOKEN`` says.
 
     Raises:
-        ConfigurationError: a setting is wrong, a port is in use, or nothing is left to run.
+        ConfigurationError: a setting is wrong, a port is in use, nothing is left to run, or others
+            would be let in without a token.
         UnsupportedFeatureError: the queue or store is not available yet.
         StoreUnavailableError: the state store cannot be reached.
     """
     control_plane_config = control_plane_config or ControlPlaneConfig()
     queue_config = message_queue_config or SimpleMessageQueueConfig()
+    token = token or os.environ.get(TOKEN) or None
     serves_queue = isinstance(queue_config, SimpleMessageQueueConfig) and not disable_message_queue
     if disable_control_plane and not serves_queue:
         raise ConfigurationError(
@@ -49,15 +60,23 @@ async def deploy_core(
     running: list[Callable[[], Coroutine[Any, Any, None]]] = []
     queue: MessageQueue | None = None
     if serves_queue and isinstance(queue_config, SimpleMessageQueueConfig):
-        queue_server = SimpleMessageQueueServer(queue_config)
+        queue_server = SimpleMessageQueueServer(
+            queue_config, token=token, insecure_no_token=insecure_no_token
+        )
         queue = LocalMessageQueue(queue_server.broker)
         running.append(queue_server.launch_server)
     if not disable_control_plane:
-        queue = queue or queue_from_config(queue_config)
+        queue = queue or queue_from_config(queue_config, token=token)
         orchestrator = SimpleOrchestrator.from_config(
             orchestrator_config or SimpleOrchestratorConfig()
         )
-        server = ControlPlaneServer(queue, orchestrator, config=control_plane_config)
+        server = ControlPlaneServer(
+            queue,
+            orchestrator,
+            config=control_plane_config,
+            token=token,
+            insecure_no_token=insecure_no_token,
+        )
         server.control_plane.queue_config = queue_config
         running.append(server.launch_server)
     try:

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
+import click
 from pydantic import SecretStr
 
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.exceptions import LlamaDeployError
+from llamadeploy.exposure import check_exposure
 from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
@@ -45,6 +47,8 @@ class Address:
     host: str = ALL_INTERFACES
     port: int = HTTP_PORT
     queue_port: int = QUEUE_PORT
+    insecure_no_token: bool = False
+    """Listen beyond loopback although no token is asked for."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +69,17 @@ async def serve(
     """Run until ``stop`` is set, then drain.
 
     Raises:
-        ConfigurationError: a port, the store's URI or the queue's settings are wrong.
+        ConfigurationError: a port, the store's URI or the queue's settings are wrong, or others
+            would be let in without a token.
         StoreUnavailableError, QueueUnavailableError: they cannot be reached at the start.
     """
+    check_exposure(
+        address.host,
+        _secret(settings.api_token),
+        address.insecure_no_token,
+        what="--host",
+        cure="set LLAMADEPLOY_API_TOKEN (or add --insecure-no-token)",
+    )
     async with AsyncExitStack() as stack:
         store = await open_store(
             _secret(settings.state_store_uri) or MEMORY_URI, settings.namespace
@@ -141,7 +153,25 @@ def _parent_ended(loop: asyncio.AbstractEventLoop, fd: int, stop: asyncio.Event)
     stop.set()
 
 
-def main() -> int:
+@click.command("control-plane", short_help="Serve one deployment's API.")
+@click.option("--host", default=ALL_INTERFACES, show_default=True, help="Address to listen on.")
+@click.option(
+    "--insecure-no-token", is_flag=True, help="Allow --host beyond this machine without a token."
+)
+def control_plane(host: str, insecure_no_token: bool) -> None:
+    """Serve one deployment's API (port 8000), and its queue where that is 'simple' (port 8001).
+
+    Everything else is read from LLAMADEPLOY_* variables, such as LLAMADEPLOY_API_TOKEN.
+    """
+    sys.exit(_run(Address(host, insecure_no_token=insecure_no_token)))
+
+
+def main() -> None:
+    """The console entry: parses the command line."""
+    control_plane(prog_name="llamadeploy control-plane")
+
+
+def _run(address: Address) -> int:
     """Run with the settings of the environment; returns the exit code."""
     import uvloop
 
@@ -149,7 +179,7 @@ def main() -> int:
         settings = PodSettings.from_env()
         configure_logging(settings.log_format, settings.log_level)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(settings, Address()))
+            runner.run(_main(settings, address))
     except LlamaDeployError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - for whoever reads the pod's log
         return 1

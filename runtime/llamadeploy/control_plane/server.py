@@ -15,6 +15,7 @@ from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.control_plane.deferred import DeferredStore
 from llamadeploy.control_plane.outbox import PublishCallback
 from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.exposure import MANUAL_CURE, check_exposure, insecure_by_environment
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.messages import QueueMessage, topic_name
 from llamadeploy.orchestrator import BaseOrchestrator
@@ -45,6 +46,8 @@ class ControlPlaneServer:
         name: the deployment's name on the ``/deployments/`` routes.
         default_service: where tasks go that name no service.
         token: what requests must carry; ``None`` lets everybody in.
+        insecure_no_token: listen beyond loopback although there is no token; by default as
+            ``LLAMA_DEPLOY_INSECURE_NO_TOKEN`` says.
 
     Raises:
         ConfigurationError: both a store and a store's URI were given.
@@ -61,7 +64,10 @@ class ControlPlaneServer:
         name: str = DEPLOYMENT_NAME,
         default_service: str | None = None,
         token: str | None = None,
+        insecure_no_token: bool | None = None,
     ) -> None:
+        self._token = token
+        self._insecure = insecure_no_token
         self._config = config or ControlPlaneConfig()
         if state_store is not None and self._config.state_store_uri is not None:
             raise ConfigurationError(
@@ -133,8 +139,16 @@ class ControlPlaneServer:
         """Serve HTTP until cancelled.
 
         Raises:
-            ConfigurationError: the port is in use, or host or store are wrong.
+            ConfigurationError: the port is in use, host or store are wrong, or others would be
+                let in without a token.
         """
+        check_exposure(
+            self._config.bind_host,
+            self._token,
+            insecure_by_environment() if self._insecure is None else self._insecure,
+            what="ControlPlaneConfig.host (CONTROL_PLANE_HOST)",
+            cure=MANUAL_CURE,
+        )
         await self.start()
         server = HttpServer(
             self.app,

@@ -9,12 +9,13 @@ from typing import Any
 
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.exceptions import ConfigurationError, StoreUnavailableError
+from llamadeploy.exposure import TOKEN
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.registry import QUEUE_TYPES, queue_from_config
 from llamadeploy.settings import load_settings
 from llamadeploy.worker.backoff import Backoff
 from llamadeploy.worker.control_plane_client import ControlPlaneClient, TokenRefused
-from llamadeploy.worker.service import TOKEN, WorkflowService
+from llamadeploy.worker.service import WorkflowService
 from llamadeploy.worker.service_config import WorkflowServiceConfig
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ def queue_from(config: dict[str, Any]) -> MessageQueue:
     classes = {entry.config.__name__: entry.config for entry in QUEUE_TYPES.values()}
     if name not in classes:
         raise ConfigurationError(f"the control plane's message queue {name!r} is unknown here")
-    return queue_from_config(load_settings(classes[name], **fields))
+    return queue_from_config(load_settings(classes[name], **fields), token=os.environ.get(TOKEN))
 
 
 async def _queue_config(url: str) -> dict[str, Any]:

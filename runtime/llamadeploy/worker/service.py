@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.exposure import MANUAL_CURE, TOKEN, check_exposure, insecure_by_environment
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.registry import queue_from_config
 from llamadeploy.messages import ActionTypes, QueueMessage, QueueMessageStats, topic_name
@@ -29,7 +30,6 @@ log = logging.getLogger(__name__)
 
 PublishCallback = Callable[[QueueMessage], Any] | Callable[[QueueMessage], Awaitable[Any]]
 
-TOKEN = "LLAMA_DEPLOY_TOKEN"  # noqa: S105 - the variable's name
 SIGNING_KEYS = variable("signing_keys")
 
 
@@ -212,7 +212,7 @@ class WorkflowService:
         return WorkerPlan(
             workflow=self.workflow,
             code_version=_code_version(self.workflow),
-            open_queue=lambda: _another(self._message_queue),
+            open_queue=lambda: _another(self._message_queue, self._token),
             control_plane_url=self._control_plane_url,
             token=self._token,
             keyring=self._keyring or _default_keyring(),
@@ -238,11 +238,19 @@ class WorkflowService:
         """Serve ``GET /`` and ``POST /process_message``, and process, until cancelled.
 
         Raises:
-            ConfigurationError: the port is in use, or the workflow cannot be served.
+            ConfigurationError: the port is in use, the workflow cannot be served, or others would
+                be let in without a token.
         """
         from llamadeploy.serving import HttpServer
 
         host = self.config.internal_host or self.config.host
+        check_exposure(
+            host,
+            self._token,
+            insecure_by_environment(),
+            what="WorkflowServiceConfig(host=...)",
+            cure=MANUAL_CURE,
+        )
         port = self.config.internal_port
         server = HttpServer(
             self._app(),
@@ -258,10 +266,17 @@ class WorkflowService:
     def _app(self) -> FastAPI:
         from fastapi import FastAPI
 
+        from llamadeploy.control_plane.routes.auth import TokenMiddleware
         from llamadeploy.control_plane.routes.errors import install_error_handlers
+        from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
+        from llamadeploy.protection import ProtectionMiddleware
 
         app = FastAPI(title=self.service_name)
         install_error_handlers(app)
+        app.add_middleware(BodyLimitMiddleware)
+        if self._token:
+            app.add_middleware(TokenMiddleware, token=self._token)
+        app.add_middleware(ProtectionMiddleware, token=bool(self._token))
         app.add_api_route("/", self.home, methods=["GET"], tags=["Workflow Service"])
         app.add_api_route(
             "/process_message",
@@ -272,7 +287,7 @@ class WorkflowService:
         return app
 
 
-def _another(queue: MessageQueue) -> MessageQueue:
+def _another(queue: MessageQueue, token: str | None) -> MessageQueue:
     """An adapter like ``queue``, for another loop."""
     as_config = getattr(queue, "as_config", None)
     if as_config is None:
@@ -280,7 +295,7 @@ def _another(queue: MessageQueue) -> MessageQueue:
             f"message_queue is a {type(queue).__name__}, which has no config: use an adapter "
             "made from one, such as SimpleMessageQueue(SimpleMessageQueueConfig())"
         )
-    return queue_from_config(as_config())
+    return queue_from_config(as_config(), token=token)
 
 
 def _default_keyring() -> KeyRing:

@@ -93,7 +93,7 @@ async def _run(environment: dict[str, str]) -> tuple[int | None, str]:
         sys.executable,
         "-c",
         "import sys; from llamadeploy.control_plane.process import main; sys.exit(main())",
-        env={"PATH": os.environ["PATH"], **environment},
+        env={"PATH": os.environ["PATH"], "LLAMADEPLOY_API_TOKEN": "s3cret", **environment},
         stderr=asyncio.subprocess.PIPE,
     )
     _, error = await child.communicate()

@@ -55,5 +55,6 @@ async def _known_error(request: Request, error: Exception) -> JSONResponse:
     code = status_code(error)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)} if code == 503 else None
     if code >= 500:
-        log.error("%s %s: %s", request.method, request.url.path, error)
+        request_id = request.scope.get("state", {}).get("request_id", "none")
+        log.error("%s %s: %s (request %s)", request.method, request.url.path, error, request_id)
     return JSONResponse({"detail": str(error)}, status_code=code, headers=headers)

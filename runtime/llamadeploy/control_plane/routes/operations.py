@@ -8,11 +8,12 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated
 
-from fastapi import APIRouter, Query
+from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
 
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.capacity import CountedStream, capacity_of
 from llamadeploy.control_plane.routes.providers import Provider
 from llamadeploy.control_plane.worker_control import MAX_REPLICAS, LogLine
 from llamadeploy.types import ServiceScaling, ServiceStatus
@@ -73,19 +74,20 @@ def observation_router(provider: Provider) -> APIRouter:
 
     @router.get("/logs", response_class=StreamingResponse)
     async def get_logs(
+        request: Request,
         service: str | None = None,
         tail: Annotated[int, Query(ge=0, le=MAX_TAIL)] = 100,
         follow: bool = False,
         format: LogFormat = LogFormat.TEXT,
         plane: ControlPlane = provider,
-    ) -> StreamingResponse:
+    ) -> CountedStream:
         """The last ``tail`` lines that workers wrote, then with ``follow`` what they write."""
         batches = await plane.operations.logs(service, tail=tail, follow=follow)
         json_lines = format is LogFormat.JSON
-        return StreamingResponse(
+        return CountedStream(
             _encode(batches, json_lines),
+            capacity=capacity_of(request),
             media_type="application/x-ndjson" if json_lines else "text/plain; charset=utf-8",
-            headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
         )
 
     return router

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from fastapi import Request, Response
-from fastapi.responses import StreamingResponse
 
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.control_plane.routes.capacity import CountedStream, capacity_of
 from llamadeploy.control_plane.streams import Restart, StreamItem
 
 NDJSON = "application/x-ndjson"
@@ -62,10 +62,10 @@ async def stream_response(
     if encoding is _SSE and last and await control_plane.stream_is_over(task_id, after):
         return Response(status_code=204)
     batches = control_plane.stream(task_id, after, legacy, follow)
-    return StreamingResponse(
+    return CountedStream(
         _encode(batches, encoding),
+        capacity=capacity_of(request),
         media_type=encoding.media_type,
-        headers={"Cache-Control": "no-cache", "X-Accel-Buffering": "no"},
     )
 
 

@@ -7,6 +7,9 @@ from collections.abc import Coroutine
 from typing import Any, TypeVar
 
 from fastapi import Request
+from starlette.exceptions import HTTPException
+
+from llamadeploy.control_plane.routes.capacity import capacity_of
 
 T = TypeVar("T")
 
@@ -28,7 +31,21 @@ async def while_connected(request: Request, wait: Coroutine[Any, Any, T]) -> T:
 
     Raises:
         ClientDisconnected: the client is gone.
+        HTTPException: 503, too many wait already.
     """
+    capacity = capacity_of(request)
+    try:
+        capacity.begin_wait()
+    except HTTPException:
+        wait.close()
+        raise
+    try:
+        return await _first(wait, request)
+    finally:
+        capacity.waits -= 1
+
+
+async def _first(wait: Coroutine[Any, Any, T], request: Request) -> T:
     waiter = asyncio.ensure_future(wait)
     watcher = asyncio.ensure_future(_disconnected(request))
     try:

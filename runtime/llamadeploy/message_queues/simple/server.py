@@ -30,11 +30,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from llamadeploy.exceptions import QueueUnavailableError
+from llamadeploy.exposure import MANUAL_CURE, check_exposure, insecure_by_environment
 from llamadeploy.hot_routes import HotRoutes, hot
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.topic import Lease
+from llamadeploy.protection import ProtectionMiddleware
 from llamadeploy.serving import HttpServer, TokenMiddleware
 
 log = logging.getLogger(__name__)
@@ -54,6 +56,8 @@ class SimpleMessageQueueServer:
         config: address for :meth:`start` and :meth:`launch_server`; port 0 takes a free one.
         broker: the broker to serve, where the process has one already.
         token: asked for as a bearer token, or as the password of basic authentication.
+        insecure_no_token: let :meth:`launch_server` listen beyond loopback although there is no
+            token; by default as ``LLAMA_DEPLOY_INSECURE_NO_TOKEN`` says.
     """
 
     def __init__(
@@ -61,7 +65,10 @@ class SimpleMessageQueueServer:
         config: SimpleMessageQueueConfig | None = None,
         broker: Broker | None = None,
         token: str | None = None,
+        insecure_no_token: bool | None = None,
     ) -> None:
+        self._token = token
+        self._insecure = insecure_no_token
         self._config = config or SimpleMessageQueueConfig()
         self.broker = broker or Broker()
         self.app = _application(_Handlers(self.broker), token)
@@ -97,7 +104,18 @@ class SimpleMessageQueueServer:
         await self._http.stop(grace)
 
     async def launch_server(self) -> None:
-        """Serve until cancelled."""
+        """Serve until cancelled.
+
+        Raises:
+            ConfigurationError: the port is in use, or others would be let in without a token.
+        """
+        check_exposure(
+            self._config.host,
+            self._token,
+            insecure_by_environment() if self._insecure is None else self._insecure,
+            what="SimpleMessageQueueConfig.host (SIMPLE_MESSAGE_QUEUE_HOST)",
+            cure=MANUAL_CURE,
+        )
         await self.start()
         try:
             await self._http.wait()
@@ -125,6 +143,8 @@ def _application(handlers: _Handlers, token: str | None) -> FastAPI:
     app.add_middleware(HotRoutes, routes=routes)
     if token is not None:
         app.add_middleware(TokenMiddleware, token=token)
+    # A GET takes a message away.
+    app.add_middleware(ProtectionMiddleware, token=token is not None, reading_changes=True)
     return app
 
 
