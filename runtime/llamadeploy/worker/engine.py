@@ -22,6 +22,7 @@ from typing import Any, Protocol
 
 from workflows import Workflow
 from workflows.context.serializers import BaseSerializer
+from workflows.errors import WorkflowRuntimeError
 from workflows.events import Event, HumanResponseEvent, StartEvent, StepFailedEvent, StopEvent
 from workflows.plugins.basic import (
     AsyncioAdapterQueues,
@@ -231,7 +232,22 @@ class ObservedRuntime(BasicRuntime):
             # step starts itself counts its work items on its own: it stays part of that step.
             if get_current_run_id() in self._runs:
                 current_step.set(StepIdentity(f"{step_name}/{state.work_item_id}"))
-            return list(await step(state, step_name, event, workflow, bound_events, retry))
+            try:
+                return list(await step(state, step_name, event, workflow, bound_events, retry))
+            except (SystemExit, KeyboardInterrupt) as error:
+                # Let through, it would end the loop of all runs.
+                raise WorkflowRuntimeError(
+                    f"step '{step_name}' raised {type(error).__name__} ({error}): a workflow "
+                    "cannot end its worker's process"
+                ) from error
+            except asyncio.CancelledError as error:
+                task = asyncio.current_task()
+                if task is None or task.cancelling():
+                    raise
+                # Nobody cancelled the step: what it awaited was. The library would wait for ever.
+                raise WorkflowRuntimeError(
+                    f"step '{step_name}' awaited something that was cancelled"
+                ) from error
 
         return run
 

@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections import Counter
 from collections.abc import Callable
+from typing import TypeVar
 
 from llamadeploy.exceptions import StoreError, StoreUnavailableError
 from llamadeploy.state_stores.records import Finished, NewEvent
@@ -18,6 +19,8 @@ from llamadeploy.worker.operations import WorkerStore
 from llamadeploy.worker.outcomes import completion, failure, park_request
 
 log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 
 class Output:
@@ -53,7 +56,11 @@ class Output:
 
 
 class Executor:
-    """Runs attempts on the workflow loop and writes their ends from the I/O loop."""
+    """Runs attempts on the workflow loop and writes their ends from the I/O loop.
+
+    Args:
+        over: told of an attempt whose end was written, or never will be.
+    """
 
     def __init__(
         self,
@@ -63,7 +70,9 @@ class Executor:
         counts: Counter[str],
         io: Mailbox,
         workflow: Mailbox,
+        over: Callable[[Attempt], None],
     ) -> None:
+        self._over = over
         self._runner = runner
         self._store = store
         self._gate = gate
@@ -74,39 +83,43 @@ class Executor:
         self._noting: set[asyncio.Task[None]] = set()
 
     async def carry_out(self, attempt: Attempt) -> None:
-        """Run and write the end. Called inside the gate."""
-        if attempt.execution.alone:
-            outcome = await self._run_alone(attempt)
-        else:
-            outcome = await self._run(attempt)
-        try:
-            await self._record(attempt, outcome)
-        except StoreUnavailableError as error:
-            self._counts["stale"] += 1
-            log.error("task %s: its end was not written: %s", attempt.key.task_id, error)
-
-    # -- running -------------------------------------------------------------------------------
-    async def _run_alone(self, attempt: Attempt) -> Outcome:
+        """Run, write the end, and return when nothing of the run is left. Inside the gate."""
+        if not attempt.execution.alone:
+            await self._run(attempt)
+            return
         self._gate.leave()
         try:
             await self._gate.enter_alone()
             try:
-                return await self._run(attempt)
+                await self._run(attempt)
             finally:
                 if not attempt.resident:
                     self._gate.leave_alone()
         finally:
             self._gate.resume()
 
-    async def _run(self, attempt: Attempt) -> Outcome:
-        if attempt.lost is not None or attempt.draining:
-            return Stopped()
-        self._workflow.post(self._begin, attempt)
+    # -- running -------------------------------------------------------------------------------
+    async def _run(self, attempt: Attempt) -> None:
         try:
-            return await attempt.outcome
+            if attempt.lost is not None or attempt.draining:
+                await self._end(attempt, Stopped())
+                return
+            self._workflow.post(self._begin, attempt)
+            await self._end(attempt, await attempt.outcome)
+            # Whoever waits for the result has it. The slot stays taken by the threads of the run.
+            await attempt.left
         finally:
+            self._over(attempt)
             if attempt.resident and not attempt.execution.alone:
                 self._gate.resume()
+
+    async def _end(self, attempt: Attempt, outcome: Outcome) -> None:
+        try:
+            await self._record(attempt, outcome)
+        except StoreUnavailableError as error:
+            self._counts["stale"] += 1
+            log.error("task %s: its end was not written: %s", attempt.key.task_id, error)
+        self._over(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
         """On the workflow loop."""
@@ -121,12 +134,15 @@ class Executor:
             attempt.run = self._runner.start(
                 attempt.execution, Output(attempt, self._gate, self._io, self._note_resident)
             )
-            outcome = await attempt.run.outcome()
+            outcome = await attempt.run.ended()
+            self._io.post(_settle, attempt.outcome, outcome)
+            await attempt.run.outcome()
         except Exception as error:
             # A fault of the runner, not of the workflow; the task must end all the same.
             log.exception("task %s: the runner failed", attempt.key.task_id)
-            outcome = failure(error)
-        self._io.post(_settle, attempt.outcome, outcome)
+            self._io.post(_settle, attempt.outcome, failure(error))
+        finally:
+            self._io.post(_settle, attempt.left, None)
 
     def _note_resident(self, attempt: Attempt, reason: str) -> None:
         """On the I/O loop, beside the run."""
@@ -190,9 +206,9 @@ class Executor:
         await persist(lambda: self._store.release(attempt.key), give_up=attempt.is_lost)
 
 
-def _settle(future: asyncio.Future[Outcome], outcome: Outcome) -> None:
+def _settle(future: asyncio.Future[T], value: T) -> None:
     if not future.done():
-        future.set_result(outcome)
+        future.set_result(value)
 
 
 def _names(attempt: Attempt) -> tuple[str, int]:

@@ -45,6 +45,8 @@ class Attempt:
         writing: the run has ended and its outcome is being written.
         resident: the run waits in memory.
         inbound_seq: the last inbound event that was handed to the run.
+        outcome: how the run ended.
+        left: done when nothing of the run is left, its synchronous threads neither.
     """
 
     def __init__(self, execution: Execution, workflow: Mailbox, expires: float) -> None:
@@ -58,6 +60,7 @@ class Attempt:
         self.inbound_seq = max([execution.consumed_seq, *(e.seq for e in execution.inbound)])
         self.writer: EventWriter
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+        self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._workflow = workflow
         self._wanted_seq = self.inbound_seq
         self._reading: asyncio.Task[None] | None = None

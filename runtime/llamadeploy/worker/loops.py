@@ -7,12 +7,15 @@ loop stops neither heartbeats nor leases.
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Any
 
 import uvloop
+
+log = logging.getLogger(__name__)
 
 
 class Mailbox:
@@ -58,6 +61,7 @@ class LoopThread:
 
     def __init__(self, name: str) -> None:
         self.loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+        self._stopping = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -66,14 +70,23 @@ class LoopThread:
 
     def stop(self, timeout: float = 1.0) -> bool:
         """Stop the loop; false where it is still blocked after ``timeout`` seconds."""
-        self.loop.call_soon_threadsafe(self.loop.stop)
+        self.loop.call_soon_threadsafe(self._stop)
         self._thread.join(timeout)
         return not self._thread.is_alive()
+
+    def _stop(self) -> None:
+        self._stopping = True
+        self.loop.stop()
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
         try:
-            self.loop.run_forever()
+            while not self._stopping:
+                try:
+                    self.loop.run_forever()
+                except (SystemExit, KeyboardInterrupt) as error:
+                    # Some task raised it. The loop serves others, so it goes on.
+                    log.warning("a task raised %r; its event loop goes on", error)
         finally:
             remaining = asyncio.all_tasks(self.loop)
             for task in remaining:

@@ -147,7 +147,12 @@ class RemoteExecutionStore:
     # -- batches -------------------------------------------------------------------------------
     def _call(self, op: str, request: Any) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
-        body = b'{"op":"%b","request":%b}' % (op.encode(), _encode(request))
+        try:
+            body = b'{"op":"%b","request":%b}' % (op.encode(), _encode(request))
+        except (TypeError, ValueError) as error:  # a UnicodeEncodeError is a ValueError
+            refused = loop.create_future()
+            refused.set_exception(StoreError(f"{op} cannot be sent: {error}"))
+            return refused
         call = _Call(op, body, loop.create_future())
         self._waiting.append(call)
         self._schedule(loop)

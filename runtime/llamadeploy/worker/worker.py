@@ -159,7 +159,13 @@ class Worker:
     async def _run_with(self, workflow_loop: asyncio.AbstractEventLoop) -> None:
         self._workflow = Mailbox(workflow_loop)
         self._executor = Executor(
-            self._runner, self._store, self._gate, self.counts, self._io, self._workflow
+            self._runner,
+            self._store,
+            self._gate,
+            self.counts,
+            self._io,
+            self._workflow,
+            self._leases.drop,
         )
         parts = [
             asyncio.create_task(self._leases.keep(), name="leases"),
