@@ -76,6 +76,7 @@ class PodSettings(BaseModel):
     queue_timeout_seconds: float | None = Field(
         None, gt=0, allow_inf_nan=False, description=_SECONDS
     )
+    retention_seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description=_SECONDS)
     max_retries: int = Field(3, ge=0, description="a whole number of 0 or more")
     retry_on_error: bool = Field(False, description=_TRUTH)
     broadcast: bool = Field(False, description=_TRUTH)

@@ -54,9 +54,9 @@ def test_what_is_written_is_read_back(settings: PodSettings) -> None:
     assert PodSettings.from_env(settings.to_environ()) == settings
 
 
-def test_every_shared_name_is_a_field_and_the_two_others_are_our_own() -> None:
+def test_every_shared_name_is_a_field_and_the_three_others_are_our_own() -> None:
     names = {variable(name).removeprefix("LLAMADEPLOY_") for name in PodSettings.model_fields}
-    assert names == {*API_NAMES.split(), "PARENT_FD", "WORKER_ID"}
+    assert names == {*API_NAMES.split(), "PARENT_FD", "RETENTION_SECONDS", "WORKER_ID"}
 
 
 def test_nothing_but_our_names_is_read() -> None:

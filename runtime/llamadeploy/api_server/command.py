@@ -52,6 +52,13 @@ TOKEN_VARIABLE = "LLAMA_DEPLOY_TOKEN"  # noqa: S105 - the variable's name
     show_default=True,
     help="What running tasks get to end when the server stops.",
 )
+@click.option(
+    "--retention",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    envvar="LLAMA_DEPLOY_APISERVER_RETENTION",
+    help="How long finished tasks and idle sessions are kept.  [default: 86400, a day]",
+)
 def api_server(
     host: str | None, port: int | None, data_dir: Path | None, token: str | None, **others: Any
 ) -> None:

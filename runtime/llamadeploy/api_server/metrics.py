@@ -21,6 +21,7 @@ STATES_0_8_1 = {
     DeploymentState.STARTING: "starting_services",
     DeploymentState.READY: "running",
     DeploymentState.RELOADING: "running",
+    DeploymentState.CHANGING: "running",
     DeploymentState.DEGRADED: "running",
     DeploymentState.FAILED: "stopped",
     DeploymentState.STOPPING: "stopped",

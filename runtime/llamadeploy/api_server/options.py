@@ -27,6 +27,7 @@ class ServeOptions:
         token: what clients must send; ``None``: open.
         insecure_no_token: listen beyond loopback without a token.
         drain_seconds: what running tasks get when the server ends.
+        retention: seconds for which finished tasks are kept; ``None``: a day.
         metrics: serve them.
         metrics_port: a port of their own besides; ``None``: none.
     """
@@ -42,5 +43,6 @@ class ServeOptions:
     log_format: LogFormat = "text"
     log_level: str = "INFO"
     drain_seconds: float = 10.0
+    retention: float | None = None
     metrics: bool = True
     metrics_port: int | None = None

@@ -183,6 +183,7 @@ def _local_options(options: ServeOptions) -> LocalOptions:
     return LocalOptions(
         token=options.token,
         drain_seconds=options.drain_seconds,
+        retention=options.retention,
         insecure_no_token=options.insecure_no_token,
         log_format=options.log_format,
         log_level=options.log_level,

@@ -10,6 +10,9 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from llamadeploy.settings import HTTP_PORT
 
+RETENTION_SECONDS = 86400.0
+"""How long finished tasks are kept unless set otherwise: a day."""
+
 _UNREAD_PREFIX = "LLAMADEPLOY_NEVER_SET_"
 
 
@@ -37,6 +40,12 @@ class ControlPlaneConfig(BaseSettings):
     topic_namespace: str = Field("llama_deploy", description="prefix of topics and store keys")
     state_store_uri: str | None = Field(
         None, repr=False, description="a state store's URI; left out: in memory"
+    )
+    retention: float = Field(
+        RETENTION_SECONDS,
+        gt=0,
+        allow_inf_nan=False,
+        description="seconds for which finished tasks and idle sessions are kept",
     )
     use_tls: bool = Field(False, description="whether clients connect with https")
 
@@ -71,5 +80,6 @@ class ControlPlaneConfig(BaseSettings):
         return getattr(self, name)
 
     def public(self) -> dict[str, Any]:
-        """All fields for a reply over HTTP: the store's URI may hold a password and is blanked."""
-        return {**self.model_dump(), "state_store_uri": None}
+        """The fields for a reply over HTTP: the store's URI may hold a password and is blanked, and
+        what 0.8.1 does not know is left out: its model refuses other fields."""
+        return {**self.model_dump(exclude={"retention"}), "state_store_uri": None}

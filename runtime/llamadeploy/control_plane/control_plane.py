@@ -57,9 +57,6 @@ from llamadeploy.worker.operations import invoke
 
 log = logging.getLogger(__name__)
 
-RETENTION_SECONDS = 86400.0
-"""How long finished tasks are kept unless set otherwise: a day."""
-
 
 class ControlPlane:
     """Everything that can be asked of one deployment.
@@ -71,7 +68,8 @@ class ControlPlane:
         namespace: prefix of the topics.
         orchestrator: a custom one decides where tasks go; by default the service they name.
         default_service: where a task goes that names no service.
-        retention: seconds for which finished tasks and idle sessions are kept.
+        retention: seconds for which finished tasks and idle sessions are kept; by default
+            ``config.retention``.
         on_publish: awaited with each message about a task after the queue has it.
 
     Attributes:
@@ -89,7 +87,7 @@ class ControlPlane:
         orchestrator: BaseOrchestrator | None = None,
         config: ControlPlaneConfig | None = None,
         default_service: str | None = None,
-        retention: float = RETENTION_SECONDS,
+        retention: float | None = None,
         on_publish: PublishCallback | None = None,
     ) -> None:
         self.name = name
@@ -99,7 +97,7 @@ class ControlPlane:
         self.store = store
         self.queue = queue
         self.publisher_id = f"ControlPlane-{generate_id()}"
-        self._retention = retention
+        self._retention = self.config.retention if retention is None else retention
         self._metrics = DeploymentMetrics(name)
         self._repair = RepairLoop(store, queue, lambda: self._outbox, self._service_topics)
         self._outbox = Outbox(

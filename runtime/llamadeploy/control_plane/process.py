@@ -95,6 +95,7 @@ async def serve(
             config=ControlPlaneConfig.without_environment(
                 topic_namespace=settings.namespace, port=address.port
             ),
+            retention=settings.retention_seconds,
             default_service=settings.default_service,
         )
         if queue_server is not None:

@@ -7,8 +7,10 @@ import pytest
 from llamadeploy.control_plane.config import ControlPlaneConfig
 
 
-def test_defaults_are_the_originals() -> None:
-    assert ControlPlaneConfig().model_dump() == {
+def test_defaults_are_the_originals_and_a_day_of_retention() -> None:
+    config = ControlPlaneConfig()
+    assert config.retention == 86400
+    assert config.model_dump(exclude={"retention"}) == {
         "services_store_key": "services",
         "tasks_store_key": "tasks",
         "session_store_key": "sessions",
@@ -23,6 +25,10 @@ def test_defaults_are_the_originals() -> None:
         "state_store_uri": None,
         "use_tls": False,
     }
+
+
+def test_clients_of_0_8_1_are_told_no_field_that_they_refuse() -> None:
+    assert "retention" not in ControlPlaneConfig().public()
 
 
 def test_the_environment_is_read_by_prefix(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -35,6 +35,8 @@ class DeploymentState(StrEnum):
     STARTING = "starting"
     READY = "ready"
     RELOADING = "reloading"
+    CHANGING = "changing"
+    """A service of it is being stopped, restarted or scaled."""
     DEGRADED = "degraded"
     """It serves, but a replica of it does not run."""
     FAILED = "failed"
@@ -55,7 +57,8 @@ class DeploymentStatus:
     def serving(self) -> bool:
         """Whether it takes tasks."""
         return self.state in (
-            DeploymentState.READY, DeploymentState.RELOADING, DeploymentState.DEGRADED
+            DeploymentState.READY, DeploymentState.RELOADING, DeploymentState.CHANGING,
+            DeploymentState.DEGRADED,
         )  # fmt: skip
 
 
@@ -79,11 +82,15 @@ class Backend(Protocol):
         """
         ...
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, drain: float | None = None) -> None:
         """Stop the deployment and forget it with all of its tasks.
+
+        It takes no more tasks; running ones get ``drain`` seconds (``None``: the backend's own
+        bound); what is unfinished then is cancelled.
 
         Raises:
             NotFoundError: there is none of that name.
+            ConflictError: it is being changed.
         """
         ...
 

@@ -14,6 +14,9 @@ from llamadeploy.types import DeploymentDefinition
 MAX_FILE_BYTES = 8 * 1024 * 1024
 """Of a deployment file; each ConfigMap in it holds up to 1 MiB, as in Kubernetes."""
 
+MAX_DRAIN_SECONDS = 3600.0
+"""An hour; whoever can wait longer stops the services first."""
+
 
 def admin_router(backend: Backend) -> APIRouter:
     """The routes that make, find and end deployments."""
@@ -49,9 +52,15 @@ def admin_router(backend: Backend) -> APIRouter:
         return DeploymentDefinition(name=await backend.deploy(request))
 
     @router.delete("/{name}")
-    async def delete_deployment(name: str) -> None:
-        """Stop it and forget it with all of its tasks."""
-        await backend.delete(name)
+    async def delete_deployment(
+        name: str, drain: Annotated[float | None, Query(ge=0, le=MAX_DRAIN_SECONDS)] = None
+    ) -> None:
+        """Stop it and remove its records and its work directory.
+
+        It takes no more tasks; running ones get ``drain`` seconds to end (by default as many as at
+        the server's end). What is unfinished then is cancelled, and whoever waits for it is told.
+        """
+        await backend.delete(name, drain)
 
     return router
 

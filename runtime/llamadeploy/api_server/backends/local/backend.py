@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from llamadeploy.api_server.backends.base import (
     DeploymentState,
@@ -19,6 +19,7 @@ from llamadeploy.api_server.backends.base import (
 from llamadeploy.api_server.backends.local.data_directory import DataDirectory, Record
 from llamadeploy.api_server.backends.local.deployment import LocalDeployment
 from llamadeploy.api_server.backends.local.options import LocalOptions
+from llamadeploy.api_server.backends.local.workers import Workers
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.environments.cache import EnvironmentCache
 from llamadeploy.exceptions import (
@@ -71,6 +72,7 @@ class LocalBackend:
         self._deployments: dict[str, LocalDeployment] = {}
         self._busy: dict[str, DeploymentState] = {}
         self._progress: dict[str, str] = {}
+        self._coming: dict[str, Workers] = {}
         self._failures: dict[str, _Failure] = {}
         self._to_come: set[str] = set()
 
@@ -125,12 +127,11 @@ class LocalBackend:
             finally:
                 self._to_come.discard(name)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, name: str, drain: float | None = None) -> None:
         """See :meth:`llamadeploy.api_server.backends.base.Backend.delete`."""
         deployment = self._get(name)
         async with self._reserved(name, DeploymentState.STOPPING):
-            # First, so that whoever waits for a task hears of its end.
-            await deployment.forget_tasks()
+            await deployment.end_tasks(self._options.drain_seconds if drain is None else drain)
             del self._deployments[name]
             await deployment.stop(0)
             await asyncio.to_thread(self._data.folder(name).remove)
@@ -154,13 +155,20 @@ class LocalBackend:
         """Every deployment; those that serve first."""
         serving = [
             each.status(
-                self._busy.get(name), failure.error if failure else None, self._progress.get(name)
+                self._busy.get(name),
+                failure.error if failure else None,
+                self._progress.get(name),
+                self._coming_up(name),
             )
             for name, each in self._deployments.items()
             for failure in [self._failures.get(name)]
         ]
         starting = [
-            DeploymentStatus(name, state, details={"progress": self._progress.get(name)})
+            DeploymentStatus(
+                name,
+                state,
+                details={"progress": self._progress.get(name), "services": self._coming_up(name)},
+            )
             for name, state in self._busy.items()
             if name not in self._deployments
         ]
@@ -170,6 +178,11 @@ class LocalBackend:
             if name not in self._deployments and name not in self._busy
         ]
         return [*serving, *starting, *failed]
+
+    def _coming_up(self, name: str) -> dict[str, Any]:
+        """How the workers of a deployment that starts or reloads come along."""
+        workers = self._coming.get(name)
+        return {} if workers is None else {k: v.status() for k, v in workers.services.items()}
 
     async def problems(self) -> list[str]:
         """Why a deployment cannot take tasks."""
@@ -207,14 +220,25 @@ class LocalBackend:
                 "are possible; delete one first"
             )
         async with self._reserved(name, DeploymentState.STARTING):
-            self._deployments[name] = await LocalDeployment.create(
-                spec, request, self._data.folder(name), self._context(request, name), self._options
+            deployment = await LocalDeployment.create(
+                spec,
+                request,
+                self._data.folder(name),
+                self._context(request, name),
+                self._options,
+                watch=lambda workers: self._coming.update({name: workers}),
             )
+            self._take_up(deployment)
 
     async def _reload(self, spec: DeploymentSpec, request: DeployRequest) -> None:
         deployment = self._get(spec.name)
         async with self._reserved(spec.name, DeploymentState.RELOADING):
-            await deployment.reload(spec, request, self._context(request, spec.name))
+            await deployment.reload(
+                spec,
+                request,
+                self._context(request, spec.name),
+                watch=lambda workers: self._coming.update({spec.name: workers}),
+            )
 
     async def _restore(self, name: str) -> None:
         record = await asyncio.to_thread(self._data.folder(name).read_record)
@@ -222,14 +246,22 @@ class LocalBackend:
         spec = await asyncio.to_thread(_read, request)
         if spec.name != name:
             raise ConfigurationError(f"the record of '{name}' holds a deployment '{spec.name}'")
-        self._deployments[name] = await LocalDeployment.restore(
-            spec,
-            request,
-            record,
-            self._data.folder(name),
-            self._context(request, name),
-            self._options,
+        self._take_up(
+            await LocalDeployment.restore(
+                spec,
+                request,
+                record,
+                self._data.folder(name),
+                self._context(request, name),
+                self._options,
+            )
         )
+
+    def _take_up(self, deployment: LocalDeployment) -> None:
+        """It serves from now on, and its services may be changed."""
+        name = deployment.spec.name
+        self._deployments[name] = deployment
+        deployment.services.reserve = lambda: self._reserved(name, DeploymentState.CHANGING)
 
     def _context(self, request: DeployRequest, name: str) -> SourceContext:
         """For what one change of a deployment fetches and installs."""
@@ -270,6 +302,7 @@ class LocalBackend:
         finally:
             del self._busy[name]
             self._progress.pop(name, None)
+            self._coming.pop(name, None)
 
     def _note_failure(self, name: str, error: str) -> None:
         self._failures.pop(name, None)

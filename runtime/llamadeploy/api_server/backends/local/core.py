@@ -87,6 +87,7 @@ class Core:
             namespace=self.namespace,
             config=_config(spec, self.namespace),
             default_service=spec.default_service,
+            retention=self._options.retention,
         )
         self._stack.push_async_callback(self.control_plane.stop)
         await self.control_plane.start()

@@ -6,9 +6,11 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Self
+
+import msgspec
 
 from llamadeploy.api_server.backends.base import (
     DeploymentState,
@@ -19,6 +21,7 @@ from llamadeploy.api_server.backends.local.core import Core
 from llamadeploy.api_server.backends.local.data_directory import (
     DeploymentFolder,
     Record,
+    ServiceChange,
 )
 from llamadeploy.api_server.backends.local.front_end import (
     cancellable,
@@ -32,6 +35,8 @@ from llamadeploy.api_server.backends.local.prepare import (
     prepare_services,
     recorded_services,
 )
+from llamadeploy.api_server.backends.local.service_control import ServiceControl
+from llamadeploy.api_server.backends.local.worker_logs import WorkerLogs
 from llamadeploy.api_server.backends.local.workers import ServiceWorkers, Workers
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.environments.cache import EnvironmentCache
@@ -67,6 +72,11 @@ class LocalDeployment:
         self._options = options
         self._generation = 0
         self._workers = Workers([])
+        self._logs = WorkerLogs(folder.logs)
+        self.services = ServiceControl(
+            lambda: self._workers, self._logs, self._save_changes, options.drain_seconds
+        )
+        core.control_plane.operations.worker_control = self.services
         self._front_end: UserInterface | None = None
         self._created_at = time.time()
         self._reloaded_at: float | None = None
@@ -81,8 +91,12 @@ class LocalDeployment:
         folder: DeploymentFolder,
         context: SourceContext,
         options: LocalOptions,
+        watch: Callable[[Workers], None],
     ) -> Self:
         """Bring it up; return once every replica is ready and the record is written.
+
+        Args:
+            watch: gets the workers before they are ready, to tell how they come along.
 
         Raises:
             ConfigurationError: something of the file cannot be; found before any process started.
@@ -100,6 +114,7 @@ class LocalDeployment:
             await deployment._register(spec)
             workers = deployment._make_workers(services, generation)
             deployment._workers, deployment._generation = workers, generation
+            watch(workers)
             await workers.start()
             deployment._front_end = deployment._make_front_end(front_end)
             await _start_front_end(deployment._front_end)
@@ -148,7 +163,7 @@ class LocalDeployment:
             await deployment._lose_earlier_workers()
             await deployment._register(spec)
             deployment._generation = generation
-            deployment._workers = deployment._make_workers(services, generation)
+            deployment._workers = deployment._make_workers(services, generation, record.changes)
             deployment._front_end = deployment._make_front_end(front_end)
             await deployment._write_record(request, services, generation, front_end)
             deployment._workers.keep()
@@ -179,10 +194,14 @@ class LocalDeployment:
     # -- changing and ending it ----------------------------------------------------------------
 
     async def reload(
-        self, spec: DeploymentSpec, request: DeployRequest, context: SourceContext
+        self,
+        spec: DeploymentSpec,
+        request: DeployRequest,
+        context: SourceContext,
+        watch: Callable[[Workers], None],
     ) -> None:
         """Replace the services by those of ``spec``: the new workers are ready before the old
-        ones drain, so no request finds nobody.
+        ones drain, so no request finds nobody. What was stopped or scaled is as the file says.
 
         Raises:
             ConfigurationError: the file changes what a reload cannot, or is wrong.
@@ -195,6 +214,7 @@ class LocalDeployment:
             workers = self._make_workers(services, generation)
             # New workers register themselves, with options that must not outlive their failure.
             undo.push_async_callback(self._register, self.spec)
+            watch(workers)
             await workers.start()
             undo.push_async_callback(workers.stop, 0)
             front_end = self._make_front_end(prepared)
@@ -227,16 +247,23 @@ class LocalDeployment:
                 with contextlib.suppress(NotFoundError):  # its session was deleted meanwhile
                     await self.control_plane.cancel(task.session_id, task.task_id, reason)
 
-    async def forget_tasks(self) -> None:
-        """Cancel what is unfinished and forget every session."""
-        for session in await self.control_plane.list_sessions():
-            await self.control_plane.delete_session(session.session_id)
+    async def end_tasks(self, drain_seconds: float) -> None:
+        """Take no more tasks, let those that run end within ``drain_seconds``, then cancel what is
+        unfinished; whoever waits for a task has heard of its end when this returns."""
+        self.control_plane.refuse_tasks(f"deployment '{self.spec.name}' is being deleted")
+        await self._workers.stop(drain_seconds)
+        await self.control_plane.end_all_tasks(f"deployment '{self.spec.name}' was deleted")
+        if self.spec.control_plane.state_store_uri is not None:
+            # The store may be a file outside of the deployment's folder.
+            for session in await self.control_plane.list_sessions():
+                await self.control_plane.delete_session(session.session_id)
 
     async def stop(self, drain_seconds: float) -> None:
         """End the front end, drain the workers, stop the core; unfinished tasks are kept."""
         if self._front_end is not None:
             await self._front_end.stop()
         await self._workers.stop(drain_seconds)
+        await self._logs.aclose()
         await self._core.stop()
 
     # -- looking at it -------------------------------------------------------------------------
@@ -262,13 +289,18 @@ class LocalDeployment:
         return await self.control_plane.problems()
 
     def status(
-        self, busy: DeploymentState | None, failure: str | None, progress: str | None = None
+        self,
+        busy: DeploymentState | None,
+        failure: str | None,
+        progress: str | None = None,
+        coming_up: dict[str, Any] | None = None,
     ) -> DeploymentStatus:
         """How it is.
 
         Args:
             failure: why the last deploy of this name failed.
             progress: what a reload is doing.
+            coming_up: the services that a reload is starting.
         """
         problem = self._workers.problem()
         if self._front_end is not None:
@@ -293,12 +325,18 @@ class LocalDeployment:
             "reloaded_at": self._reloaded_at,
             "last_deploy_error": failure,
             "progress": progress if busy else None,
+            "next_services": coming_up or {},
         }
         return DeploymentStatus(self.spec.name, state, problem, details)
 
     # -- parts ---------------------------------------------------------------------------------
 
-    def _make_workers(self, services: dict[str, PreparedService], generation: int) -> Workers:
+    def _make_workers(
+        self,
+        services: dict[str, PreparedService],
+        generation: int,
+        changes: Mapping[str, ServiceChange] | None = None,
+    ) -> Workers:
         common = self._core.worker_settings(self._signing_keys)
         return Workers(
             ServiceWorkers(
@@ -306,7 +344,9 @@ class LocalDeployment:
                 common,
                 on_start=self._folder.note_worker,
                 on_lost=self._core.worker_lost,
+                on_line=self._logs.add,
                 generation=generation,
+                change=(changes or {}).get(service.spec.name),
                 backoff=self._options.backoff,
                 start_seconds=self._options.ready_seconds,
             )
@@ -351,8 +391,14 @@ class LocalDeployment:
             ui=front_end_record(front_end, root),
             control_plane_port=self._core.http.port,
             queue_port=self._core.queue.port,
+            changes=self._workers.changes if generation == self._generation else {},
         )
         await asyncio.to_thread(self._folder.write_record, record)
+
+    async def _save_changes(self) -> None:
+        record = await asyncio.to_thread(self._folder.read_record)
+        changed = msgspec.structs.replace(record, changes=self._workers.changes)
+        await asyncio.to_thread(self._folder.write_record, changed)
 
     def _check_reload(self, spec: DeploymentSpec) -> None:
         for section, old, new in (

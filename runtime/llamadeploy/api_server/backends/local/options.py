@@ -16,12 +16,14 @@ class LocalOptions:
         token: what the control planes and queues ask for too; ``None``: open.
         ready_seconds: how long a worker may take until it is ready, its imports included.
         drain_seconds: what running tasks get to end before a worker is killed.
+        retention: how long finished tasks are kept; ``None``: ``CONTROL_PLANE_RETENTION``, a day.
         insecure_no_token: listen beyond loopback without a token.
     """
 
     token: str | None = field(default=None, repr=False)
     ready_seconds: float = 120.0
     drain_seconds: float = 10.0
+    retention: float | None = None
     backoff: Backoff = field(default_factory=Backoff)
     insecure_no_token: bool = False
     log_format: LogFormat = "text"

@@ -8,14 +8,15 @@ import logging
 import posixpath
 import secrets
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+from llamadeploy.api_server.backends.local.data_directory import ServiceChange
 from llamadeploy.api_server.backends.local.environment import worker_environ
 from llamadeploy.api_server.backends.local.prepare import PreparedService
 from llamadeploy.api_server.backends.local.replica import Backoff, Replica, ReplicaState
 from llamadeploy.api_server.backends.local.worker_process import WorkerProcess
-from llamadeploy.exceptions import DeploymentError
+from llamadeploy.exceptions import ConflictError, DeploymentError
 from llamadeploy.settings import LogFormat, PodSettings
 from llamadeploy.spec.deployment import ServiceSpec
 
@@ -31,6 +32,8 @@ class ServiceWorkers:
         common: the settings that every worker of the deployment has.
         on_start: told a worker's id before its process is started, in a thread.
         on_lost: told it as soon as the process ended.
+        on_line: gets each line a worker writes, with the service's and the replica's name.
+        change: how many replicas there are, where that is not what the file says.
     """
 
     def __init__(
@@ -41,22 +44,75 @@ class ServiceWorkers:
         on_start: Callable[[str], None],
         on_lost: Callable[[str], Awaitable[None]],
         generation: int,
+        on_line: Callable[[str, str, str], None],
         backoff: Backoff,
         start_seconds: float,
+        change: ServiceChange | None = None,
     ) -> None:
         self.service = service
         self._common = common
         self._on_start = on_start
         self._generation = generation
-        self.replicas = [
-            Replica(
-                f"{service.spec.name}-{index}",
-                self._launcher(f"{service.spec.name}-{index}"),
-                on_lost,
-                backoff=backoff,
-                start_seconds=start_seconds,
+        self._on_lost = on_lost
+        self._on_line = on_line
+        self._backoff = backoff
+        self._start_seconds = start_seconds
+        self._wanted = service.spec.replicas if change is None else change.replicas
+        self.stopped = change is not None and change.stopped
+        self.replicas = [] if self.stopped else self._make(range(self._wanted))
+
+    @property
+    def change(self) -> ServiceChange | None:
+        """How it differs from the file, to be the same after a restart of the server."""
+        if not self.stopped and self._wanted == self.service.spec.replicas:
+            return None
+        return ServiceChange(replicas=self._wanted, stopped=self.stopped)
+
+    async def scale(self, replicas: int, grace: float) -> None:
+        """Have that many replicas; those that are too many drain, one that was stopped starts.
+
+        Raises:
+            DeploymentError: a new one did not get ready; everything is as before.
+        """
+        kept, ending = self.replicas[:replicas], self.replicas[replicas:]
+        added = self._make(range(len(kept), replicas))
+        await start_all(dict.fromkeys(added, self.service.spec.name))
+        self.replicas, self._wanted, self.stopped = [*kept, *added], replicas, False
+        await asyncio.gather(*(each.stop(grace) for each in ending))
+
+    async def restart(self, grace: float) -> None:
+        """Replace every replica, once the new ones are ready.
+
+        Raises:
+            ConflictError: it was scaled to none.
+            DeploymentError: a new one did not get ready; everything is as before.
+        """
+        if not self._wanted:
+            raise ConflictError(
+                f"service '{self.service.spec.name}' was scaled to 0 replicas: scale it up instead"
             )
-            for index in range(service.spec.replicas)
+        new = self._make(range(self._wanted))
+        await start_all(dict.fromkeys(new, self.service.spec.name))
+        old, self.replicas, self.stopped = self.replicas, new, False
+        await asyncio.gather(*(each.stop(grace) for each in old))
+
+    async def halt(self, grace: float) -> None:
+        """Drain and end every replica, until :meth:`restart` or :meth:`scale`. Idempotent."""
+        self.stopped = True
+        await asyncio.gather(*(each.stop(grace) for each in self.replicas))
+        self.replicas = []
+
+    def _make(self, numbers: Iterable[int]) -> list[Replica]:
+        names = [f"{self.service.spec.name}-{number}" for number in numbers]
+        return [
+            Replica(
+                name,
+                self._launcher(name),
+                self._on_lost,
+                backoff=self._backoff,
+                start_seconds=self._start_seconds,
+            )
+            for name in names
         ]
 
     def status(self) -> dict[str, Any]:
@@ -69,8 +125,8 @@ class ServiceWorkers:
             default=None,
         )
         return {
-            "state": "ready" if ready == len(states) else states_summary(states),
-            "replicas": len(states),
+            "state": "ready" if states and ready == len(states) else states_summary(states),
+            "replicas": self._wanted,
             "ready_replicas": ready,
             "restarts": sum(replica.restarts for replica in self.replicas),
             "last_error": latest["error"] if latest else None,
@@ -89,6 +145,11 @@ class ServiceWorkers:
             except OSError as error:
                 raise DeploymentError(f"the data directory cannot be written: {error}") from error
             label = f"{settings.deployment}/{replica}"
+
+            def forward(line: str) -> None:
+                worker_log.info(log_line(label, line, settings.log_format))
+                self._on_line(self.service.spec.name, replica, line)
+
             environ = worker_environ(settings, self.service.variables)
             environment = self.service.environment
             if environment is not None:
@@ -98,7 +159,7 @@ class ServiceWorkers:
                 environ,
                 self.service.root,
                 hide=hide,
-                forward=lambda line: worker_log.info(log_line(label, line, settings.log_format)),
+                forward=forward,
                 python=environment.python if environment else sys.executable,
             )
 
@@ -137,27 +198,13 @@ class Workers:
         Raises:
             DeploymentError: one did not get ready; the message names it. None is left running.
         """
-        starting = {
-            asyncio.create_task(replica.start(), name=f"start {replica.name}"): name
-            for name, service in self.services.items()
-            for replica in service.replicas
-        }
-        if not starting:
-            return
-        try:
-            done, _ = await asyncio.wait(starting, return_when=asyncio.FIRST_EXCEPTION)
-            for task in done:
-                error = task.exception()
-                if isinstance(error, DeploymentError):
-                    raise DeploymentError(f"service '{starting[task]}': {error}") from error
-                if error is not None:
-                    raise error
-        except BaseException:
-            for task in starting:
-                task.cancel()
-            await asyncio.gather(*starting, return_exceptions=True)
-            await self.stop(0)
-            raise
+        await start_all(
+            {
+                replica: name
+                for name, service in self.services.items()
+                for replica in service.replicas
+            }
+        )
 
     def keep(self) -> None:
         """Start every replica and keep it running, without waiting until it is ready."""
@@ -170,6 +217,12 @@ class Workers:
         replicas = [each for service in self.services.values() for each in service.replicas]
         await asyncio.gather(*(replica.stop(grace) for replica in replicas))
 
+    @property
+    def changes(self) -> dict[str, ServiceChange]:
+        """Services that are not as the file says, by name."""
+        changes = {name: service.change for name, service in self.services.items()}
+        return {name: change for name, change in changes.items() if change is not None}
+
     def problem(self) -> str:
         """Why a replica is not ready; empty when all are."""
         for name, service in self.services.items():
@@ -178,6 +231,34 @@ class Workers:
                     text = f"service '{name}': replica {replica.name} is {replica.state.value}"
                     return f"{text}: {replica.last_error}" if replica.last_error else text
         return ""
+
+
+async def start_all(replicas: Mapping[Replica, str]) -> None:
+    """Return once every replica, given with its service's name, is ready.
+
+    Raises:
+        DeploymentError: one did not get ready; the message names it. None is left running.
+    """
+    starting = {
+        asyncio.create_task(replica.start(), name=f"start {replica.name}"): name
+        for replica, name in replicas.items()
+    }
+    if not starting:
+        return
+    try:
+        done, _ = await asyncio.wait(starting, return_when=asyncio.FIRST_EXCEPTION)
+        for task in done:
+            error = task.exception()
+            if isinstance(error, DeploymentError):
+                raise DeploymentError(f"service '{starting[task]}': {error}") from error
+            if error is not None:
+                raise error
+    except BaseException:
+        for task in starting:
+            task.cancel()
+        await asyncio.gather(*starting, return_exceptions=True)
+        await asyncio.gather(*(replica.stop(0) for replica in replicas))
+        raise
 
 
 def _path_in_source(spec: ServiceSpec) -> str:
