@@ -9,10 +9,15 @@ from llamadeploy.state_stores.sqlite.rows import ROUTING, TaskRow, find_task, se
 from llamadeploy.state_stores.sqlite.transaction import Tx
 from llamadeploy.types import TaskState
 
+CLOCK_STEP = 60.0
+"""Seconds: rows are leased for less, and no task was handed out in the future. Leases of runs
+follow the clock by their renewal."""
+
 
 def repair(tx: Tx, policy: RepairPolicy) -> Repaired:
     """See ``StateStore.repair``. What is over ends first, so that no message goes out for it."""
     publish: list[OutboxRow] = []
+    _follow_clock(tx)
     lost, dead = _take_back(tx, policy, publish)
     timed_out = _end_waits(tx, policy, publish) + _end_queued(tx, policy, publish)
     publish += _lease_due(tx, policy)
@@ -24,6 +29,19 @@ def repair(tx: Tx, policy: RepairPolicy) -> Repaired:
         dead_lettered=tuple(dead),
         timed_out=tuple(timed_out),
     )
+
+
+def _follow_clock(tx: Tx) -> None:
+    """What would be due only when a clock that was set back is where it was, is due now."""
+    tx.conn.execute(
+        "UPDATE outbox SET due = ? WHERE namespace = ? AND due > ?",
+        (tx.now, tx.namespace, tx.now + CLOCK_STEP),
+    )
+    for state in ("queued", ROUTING):
+        tx.conn.execute(
+            "UPDATE tasks SET timer = ? WHERE namespace = ? AND state = ? AND timer > ?",
+            (tx.now, tx.namespace, state, tx.now + CLOCK_STEP),
+        )
 
 
 def _lease_due(tx: Tx, policy: RepairPolicy) -> list[OutboxRow]:
