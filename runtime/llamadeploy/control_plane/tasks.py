@@ -123,10 +123,10 @@ class Tasks:
         """
         with self._store.follow(created.task_id) as follower:
             await self._outbox.publish(created.publish)
-            if not created.existed:
-                # Nobody knew of it before: no need to look at once whether it has ended.
-                await follower.changed(_FOLLOW_SECONDS)
-            record = await self._followed(created.task_id, follower, None)
+            # Where nobody knew of it before it has not ended: no need to look at once.
+            record = await self._followed(
+                created.task_id, follower, None, unfinished=not created.existed
+            )
         assert record is not None  # noqa: S101 - without a deadline it returns a record
         return record
 
@@ -179,11 +179,18 @@ class Tasks:
             return await self._followed(task_id, follower, deadline)
 
     async def _followed(
-        self, task_id: str, follower: Follower, deadline: float | None
+        self,
+        task_id: str,
+        follower: Follower,
+        deadline: float | None,
+        *,
+        unfinished: bool = False,
     ) -> TaskRecord | None:
         self._waiters += 1
         self._nobody_waits.clear()
         try:
+            if unfinished and (ended := await follower.end(_FOLLOW_SECONDS)) is not None:
+                return ended
             return await self._follow_to_end(task_id, follower, deadline)
         finally:
             self._waiters -= 1
@@ -204,7 +211,9 @@ class Tasks:
                 left = min(left, deadline - time.monotonic())
             if left <= 0:
                 return None
-            await follower.changed(left)
+            ended = await follower.end(left)
+            if ended is not None:
+                return ended
 
     async def get(self, session_id: str, task_id: str) -> TaskRecord:
         """Raises NotFoundError: no such session, or no such task in it."""

@@ -107,6 +107,13 @@ class Follower(Protocol):
         after ``timeout`` seconds. Read the store after entering, and after each return."""
         ...
 
+    async def end(self, timeout: float) -> TaskRecord | None:
+        """Return the record of the task as soon as it ends, where the store tells of it; ``None``
+        when the task may have ended or vanished, or after ``timeout`` seconds: read the store
+        then. Changes that are no end may go unnoticed. Read the store after entering, unless the
+        task was created a moment ago."""
+        ...
+
 
 class StateStore(ExecutionStore, Protocol):
     """One adapter, opened for one deployment (``namespace``): it sees nothing of another's."""

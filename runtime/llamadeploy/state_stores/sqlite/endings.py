@@ -11,6 +11,7 @@ from llamadeploy.state_stores.records import (
     DeadLetter,
     Finished,
     OutboxRow,
+    TaskRecord,
 )
 from llamadeploy.state_stores.sqlite import dispatch, events
 from llamadeploy.state_stores.sqlite.rows import TaskRow, find_task, select_tasks, to_json
@@ -39,6 +40,7 @@ def end(
     keep_snapshot: bool = False,
 ) -> tuple[OutboxRow, ...]:
     """Write the result of an unfinished task and free its place; returns the next one's row."""
+    event_count = events.count(tx, task)
     tx.conn.execute(
         "UPDATE tasks SET state = ?, timer = ?, finished_at = ?, place = NULL,"
         " queue_deadline = NULL, event_count = ?, result = ?, data = ? WHERE id = ?",
@@ -46,7 +48,7 @@ def end(
             state.value,
             tx.now,
             tx.now,
-            events.count(tx, task),
+            event_count,
             result,
             to_json(data) if data else None,
             task.id,
@@ -57,10 +59,31 @@ def end(
     if task.parked_attempt and not keep_snapshot:
         tx.conn.execute("DELETE FROM snapshots WHERE task = ?", (task.id,))
     tx.touched.append(task.task_id)
+    tx.ended.append((task.task_id, _record(tx, task, state, result, data, event_count)))
     tx.observed.append(("ended", task.service, task.task_id, state.value))
     if task.place is None:
         return ()
     return dispatch.advance(tx, task.session_id, task.service)
+
+
+def _record(
+    tx: Tx, task: TaskRow, state: TaskState, result: str, data: dict[str, Any], event_count: int
+) -> TaskRecord:
+    return TaskRecord(
+        task_id=task.task_id,
+        session_id=task.session_id,
+        service=task.service,
+        state=state,
+        attempt=task.attempt,
+        crashes=task.crashes,
+        created_at=task.created_at,
+        started_at=task.started_at,
+        finished_at=tx.now,
+        result=result,
+        data=data,
+        event_count=event_count,
+        parent=task.parent,
+    )
 
 
 def finish(tx: Tx, completion: Completion) -> Finished:

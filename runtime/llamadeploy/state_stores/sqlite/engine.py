@@ -17,7 +17,8 @@ from queue import Empty, SimpleQueue
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from llamadeploy.exceptions import ConfigurationError, StoreError
-from llamadeploy.state_stores.observation import Observation, StoreObserver, tell
+from llamadeploy.state_stores.observation import StoreObserver, tell
+from llamadeploy.state_stores.records import TaskRecord
 from llamadeploy.state_stores.sqlite.connection import UNAVAILABLE, Location, translate
 from llamadeploy.state_stores.sqlite.transaction import Tx
 
@@ -52,7 +53,8 @@ class Engine:
     Args:
         connect: opens the connection; runs on the thread.
         writes: begin transactions for writing (a read-only engine shares one view per batch).
-        notify: called on the loop, after the commit, with the ids of the tasks that changed.
+        notify: called on the loop, after the commit, with the ids of the tasks that changed, and
+            the records of those that ended (``None``: it was forgotten).
         names: what functions are called to the observer, where that is not their own name.
     """
 
@@ -64,7 +66,7 @@ class Engine:
         *,
         clock: Callable[[], float],
         writes: bool,
-        notify: Callable[[list[str]], None],
+        notify: Callable[[list[str], dict[str, TaskRecord | None]], None],
         names: Mapping[Callable[..., Any], str] | None = None,
     ) -> None:
         self._location = location
@@ -143,25 +145,22 @@ class Engine:
         return batch
 
     def _run(self, connection: sqlite3.Connection, batch: list[_Operation]) -> None:
-        touched: list[str] = []
-        observed: list[Observation] = []
+        tx: Tx | None = None
         try:
-            touched, observed = self._transaction(connection, batch)
+            tx = self._transaction(connection, batch)
         except sqlite3.Error as error:
             self._abort(connection, batch, translate(self._location, error))
         except BaseException as error:  # a bug: the callers get it, the thread lives on
             logger.exception("a batch of state store operations failed")
             self._abort(connection, batch, StoreError(f"state store: {error!r}"))
-        self._call(self._resolve, batch, touched, observed)
+        self._call(self._resolve, batch, tx)
 
-    def _transaction(
-        self, connection: sqlite3.Connection, batch: list[_Operation]
-    ) -> tuple[list[str], list[Observation]]:
+    def _transaction(self, connection: sqlite3.Connection, batch: list[_Operation]) -> Tx:
         execute = connection.execute
         execute(self._begin)
         tx = Tx(connection, self._namespace, self._clock())
         for operation in batch:
-            before = len(tx.observed)
+            observed, ended = len(tx.observed), len(tx.ended)
             execute("SAVEPOINT operation")
             try:
                 operation.result = operation.function(tx)
@@ -169,11 +168,11 @@ class Engine:
                 if isinstance(error, sqlite3.Error) and _ends_batch(error):
                     raise
                 execute("ROLLBACK TO operation")
-                del tx.observed[before:]
+                del tx.observed[observed:], tx.ended[ended:]
                 operation.error = self._shown(error)
             execute("RELEASE operation")
         execute("COMMIT")
-        return tx.touched, tx.observed
+        return tx
 
     def _shown(self, error: BaseException) -> BaseException:
         if isinstance(error, sqlite3.Error):
@@ -203,21 +202,20 @@ class Engine:
             logger.debug("the event loop of the state store is closed")
 
     # -- on the loop ---------------------------------------------------------------------------
-    def _resolve(
-        self, batch: list[_Operation], touched: list[str], observed: list[Observation]
-    ) -> None:
+    def _resolve(self, batch: list[_Operation], tx: Tx | None) -> None:
+        """``tx``: what was committed, ``None`` for nothing."""
         for operation in batch:
             if operation.error is not None:
                 _fail(operation.future, operation.error)
             elif not operation.future.done():
                 operation.future.set_result(operation.result)
-        if touched:
-            self._notify(touched)
+        if tx is not None and tx.touched:
+            self._notify(tx.touched, dict(tx.ended))
         if self.observer is not None:
             now = time.perf_counter()
             for operation in batch:
                 self.observer.operation(operation.name, now - operation.asked)
-            tell(self.observer, observed)
+            tell(self.observer, tx.observed if tx is not None else [])
 
 
 def _ends_batch(error: sqlite3.Error) -> bool:

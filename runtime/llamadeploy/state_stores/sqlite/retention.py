@@ -89,6 +89,7 @@ def forget_tasks(tx: Tx, tasks: Sequence[tuple[int, str]]) -> None:
     ids = [task_id for _, task_id in tasks]
     tombstones.bury(tx, ids)
     tx.touched.extend(ids)
+    tx.ended.extend((task_id, None) for task_id in ids)
 
 
 def delete_session(tx: Tx, session_id: str) -> Cancelled | None:

@@ -49,6 +49,7 @@ class TaskRow(NamedTuple):
     wait_expired: int
     run_seconds: float
     created_at: float
+    started_at: float | None
 
     @property
     def terminal(self) -> bool:

@@ -109,6 +109,37 @@ async def test_a_follower_waits_without_polling(bench: Any, events: Any) -> None
         assert time.monotonic() - started < 5
 
 
+async def test_a_follower_learns_the_end(bench: Any, events: Any) -> None:
+    """Where the store tells the record of a finished task it is the one that it has."""
+    run = await bench.running()
+
+    async def ended(follower: Any) -> Any:
+        while True:
+            told = await follower.end(5)
+            if told is not None:
+                assert told == await bench.store.get_task("t")
+                return told
+            record = await bench.store.get_task("t")
+            if record is None or record.state.terminal:
+                return record
+
+    with bench.store.follow("t") as follower:
+        waiting = asyncio.ensure_future(ended(follower))
+        await bench.store.append_events(run.key, events(0, 0))
+        await bench.finish(run.key, events=events(1, 1))
+        record = await waiting
+        assert (record.state.value, record.event_count, record.attempt) == ("succeeded", 2, 1)
+
+
+async def test_a_follower_learns_that_the_task_is_gone(bench: Any) -> None:
+    run = await bench.running()
+    session = run.session_id
+    with bench.store.follow("t") as follower:
+        await bench.store.delete_session(session)
+        assert await follower.end(5) is None
+        assert await bench.store.get_task("t") is None
+
+
 async def test_a_follower_times_out_and_sees_only_its_task(bench: Any) -> None:
     await bench.create("a")
     with bench.store.follow("a") as follower:
