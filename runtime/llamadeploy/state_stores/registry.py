@@ -11,10 +11,13 @@ from llamadeploy.state_stores.base import StateStore
 ADAPTERS: dict[str, str] = {
     "memory": "llamadeploy.state_stores.sqlite.store:SQLiteStateStore",
     "sqlite": "llamadeploy.state_stores.sqlite.store:SQLiteStateStore",
+    "redis": "llamadeploy.state_stores.redis.store:RedisStateStore",
+    "rediss": "llamadeploy.state_stores.redis.store:RedisStateStore",
+    "unix": "llamadeploy.state_stores.redis.store:RedisStateStore",
 }
 """Scheme -> ``module:class``; imported when asked for."""
 
-NOT_YET = ("redis", "rediss", "unix", "postgresql", "mongodb+srv")
+NOT_YET = ("postgresql", "mongodb+srv")
 """Schemes that deployment files may name and that have no adapter yet."""
 
 
@@ -22,7 +25,8 @@ async def open_store(uri: str, namespace: str) -> StateStore:
     """Open the store of one deployment.
 
     Args:
-        uri: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``.
+        uri: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``,
+            ``redis://host:port/db`` (also ``rediss``, ``unix``; see ``redis_address``).
         namespace: the deployment; several may share one store and see nothing of each other.
 
     Raises:

@@ -1,6 +1,6 @@
 """The adapters under test, and a bench with a clock of its own to try them on.
 
-An adapter joins the conformance suite with an entry in ``ADAPTERS``; ``test_registry`` fails while
+An adapter joins the conformance suite with an entry in ``adapters``; ``test_registry`` fails while
 a registered scheme has none.
 """
 
@@ -30,6 +30,7 @@ from llamadeploy.state_stores.records import (
     StartRequest,
     TaskRecord,
 )
+from llamadeploy.state_stores.redis.store import RedisStateStore
 from llamadeploy.state_stores.sqlite.store import SQLiteStateStore
 from llamadeploy.types import TaskState
 
@@ -60,7 +61,16 @@ async def _sqlite(folder: Path, namespace: str, clock: Clock) -> StateStore:
     return await SQLiteStateStore.open(f"sqlite:///{folder}/state.db", namespace, clock=clock)
 
 
-ADAPTERS: dict[str, Opener] = {"memory": _memory, "sqlite": _sqlite}
+SCHEMES = ("memory", "redis", "rediss", "sqlite", "unix")
+"""What the suite runs on; ``test_registry`` fails while a registered scheme is not among them."""
+
+
+def _redis(uri: Callable[[], str]) -> Opener:
+    async def opener(folder: Path, namespace: str, clock: Clock) -> StateStore:
+        # The server is shared: each test's folder makes its namespaces its own.
+        return await RedisStateStore.open(uri(), f"{folder}.{namespace}", clock=clock)
+
+    return opener
 
 
 class Bench:
@@ -148,8 +158,19 @@ def some_events(first: int, last: int) -> tuple[NewEvent, ...]:
 
 
 @pytest.fixture(scope="session")
-def adapters() -> dict[str, Opener]:
-    return ADAPTERS
+def adapters(request: pytest.FixtureRequest) -> dict[str, Opener]:
+    """By scheme; a server is started when the first test needs it."""
+
+    def server() -> Any:
+        return request.getfixturevalue("redis_server")
+
+    return {
+        "memory": _memory,
+        "sqlite": _sqlite,
+        "redis": _redis(lambda: server().uri),
+        "rediss": _redis(lambda: server().tls_uri),
+        "unix": _redis(lambda: server().socket_uri),
+    }
 
 
 @pytest.fixture
@@ -157,12 +178,12 @@ def clock() -> Clock:
     return Clock()
 
 
-@pytest.fixture(params=sorted(ADAPTERS))
+@pytest.fixture(params=SCHEMES)
 async def bench(
-    request: pytest.FixtureRequest, tmp_path: Path, clock: Clock
+    request: pytest.FixtureRequest, adapters: dict[str, Opener], tmp_path: Path, clock: Clock
 ) -> AsyncIterator[Bench]:
     """One store of each adapter."""
-    store = await ADAPTERS[request.param](tmp_path, "ns", clock)
+    store = await adapters[request.param](tmp_path, "ns", clock)
     yield Bench(store, clock)
     await store.aclose()
 

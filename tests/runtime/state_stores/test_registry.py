@@ -35,13 +35,21 @@ async def test_a_relative_file_is_relative_to_the_working_directory(
 @pytest.mark.parametrize(
     ("uri", "words"),
     [
-        ("carrier-pigeon://x", ["'carrier-pigeon'", "memory://, sqlite://"]),
+        ("carrier-pigeon://x", ["'carrier-pigeon'", "memory://, redis://"]),
         ("state.db", ["without a scheme", "sqlite://"]),
         ("memory://host", ["memory://host", "'memory://'"]),
         ("sqlite://", ["names no file", "sqlite:///relative.db"]),
         ("sqlite://host/x.db", ["names no file"]),
         ("sqlite:///x.db?sync=full", ["unknown option 'sync'", "synchronous"]),
         ("sqlite:///x.db?synchronous=off", ["'off'", "'normal' or 'full'"]),
+        ("redis://:secret@h:x/0", ["redis://[user:password@]host"]),
+        ("redis://", ["names no host"]),
+        ("redis://h/first", ["'first' is no number"]),
+        ("redis://h?colour=red", ["unknown option 'colour'"]),
+        ("redis://h,other", ["sentinel=NAME or ?cluster=true"]),
+        ("redis://h?sentinel=x&cluster=true", ["exclude each other"]),
+        ("redis://h/2?cluster=true", ["only database 0"]),
+        ("unix://", ["a socket has a path"]),
         ("sqlite:////no/such/folder/x.db", ["folder '/no/such/folder' does not exist"]),
     ],
 )
@@ -50,14 +58,12 @@ async def test_a_wrong_uri_says_what_would_be_right(uri: str, words: list[str]) 
         await registry.open_store(uri, "ns")
     for word in words:
         assert word in str(raised.value)
+    assert "secret" not in str(raised.value)
 
 
 @pytest.mark.parametrize(
     "uri",
     [
-        "redis://:secret@h:6379/0",
-        "rediss://h",
-        "unix:///run/redis.sock",
         "postgresql://u:secret@h/db",
         "mongodb+srv://u:secret@h/db",
     ],

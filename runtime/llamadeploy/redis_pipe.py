@@ -1,0 +1,255 @@
+"""One connection to Redis that many callers share: what they ask in one turn goes out together.
+
+Nobody waits for a batch to fill, and nobody waits for the answers to others before asking. The
+connection is made when the first caller needs it, and again after it broke.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections import deque
+from typing import TYPE_CHECKING, Any
+
+from llamadeploy.redis_address import RedisAddress
+
+if TYPE_CHECKING:
+    from redis.asyncio.connection import AbstractConnection
+
+ANSWER_SECONDS = 5.0
+"""A server that owes an answer for this long is taken for away."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+"""Seconds between attempts to connect: doubled each time, with jitter."""
+
+
+class RedisAway(Exception):
+    """The server cannot be reached, or cannot work, now. What was asked may have been done."""
+
+
+class RedisRefused(Exception):
+    """The server refused: a wrong login, a missing right, a command it does not know."""
+
+
+class Script:
+    """A Lua script; sent by its hash, and in full to a server that does not know it yet."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        self.sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - Redis's naming
+
+
+class _Pause:
+    """Growing pauses between attempts."""
+
+    def __init__(self) -> None:
+        self._next = FIRST_PAUSE
+
+    def next(self) -> float:
+        pause, self._next = self._next, min(self._next * 2, LONGEST_PAUSE)
+        return pause * random.uniform(0.5, 1.0)  # noqa: S311 - spreads load, guards nothing
+
+
+class _Call:
+    """A command and the future of its caller; a command that is a script has its text too."""
+
+    __slots__ = ("asked", "command", "future", "script")
+
+    def __init__(
+        self, command: tuple[Any, ...], future: asyncio.Future[Any], script: Script | None
+    ) -> None:
+        self.command = command
+        self.future = future
+        self.script = script
+        self.asked = 0.0
+
+
+class RedisPipe:
+    """See the module. Belongs to the event loop it is first used on.
+
+    Args:
+        key: which server of a Cluster: the one that has this key.
+        timeout: seconds a server may owe an answer.
+    """
+
+    def __init__(self, address: RedisAddress, key: str, *, timeout: float = ANSWER_SECONDS) -> None:
+        self._address = address
+        self._key = key
+        self._timeout = timeout
+        self._waiting: list[_Call] = []
+        self._owed: deque[_Call] = deque()
+        self._work = asyncio.Event()
+        self._running: asyncio.Task[None] | None = None
+        self._closed = False
+
+    def ask(self, *command: Any) -> asyncio.Future[Any]:
+        """Send a command; the future has its answer.
+
+        Its errors are :class:`RedisAway` and :class:`RedisRefused`. Cancelling the future does not
+        take the command back.
+        """
+        return self._enqueue(command, None)
+
+    def run(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> asyncio.Future[Any]:
+        """Run a script; see :meth:`ask`."""
+        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
+        return self._enqueue(command, script)
+
+    async def aclose(self) -> None:
+        """Close the connection; who still waits gets :class:`RedisAway`. Idempotent."""
+        self._closed = True
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.gather(self._running, return_exceptions=True)
+        self._fail(RedisAway("the connection was closed"))
+
+    def _enqueue(self, command: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        if self._closed:
+            future.set_exception(RedisAway("the connection was closed"))
+            return future
+        self._waiting.append(_Call(command, future, script))
+        self._work.set()
+        if self._running is None:
+            self._running = loop.create_task(self._run(), name="redis pipe")
+        return future
+
+    async def _run(self) -> None:
+        pause = _Pause()
+        while True:
+            await self._work.wait()
+            try:
+                connection = await self._address.connect(self._key)
+            except Exception as error:  # noqa: BLE001 - every kind goes to who waits
+                self._fail(_translated(error, self._address))
+                await asyncio.sleep(pause.next())
+                continue
+            pause = _Pause()
+            await self._serve(connection)
+
+    async def _serve(self, connection: AbstractConnection) -> None:
+        """Use the connection until it breaks."""
+        jobs = {
+            asyncio.create_task(self._write(connection)),
+            asyncio.create_task(self._read(connection)),
+            asyncio.create_task(self._watch()),
+        }
+        try:
+            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            error = next(iter(done)).exception() or ConnectionError("the connection ended")
+        finally:
+            for job in jobs:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+            with contextlib.suppress(Exception):
+                await connection.disconnect(nowait=True)
+        away = _translated(error, self._address)
+        # What was not sent yet goes to the next connection.
+        owed, self._owed = self._owed, deque()
+        for call in owed:
+            _reject(call, away)
+
+    async def _write(self, connection: AbstractConnection) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            calls, self._waiting = self._waiting, []
+            if calls:
+                now = asyncio.get_running_loop().time()
+                for call in calls:
+                    call.asked = now
+                self._owed.extend(calls)
+                packed = connection.pack_commands(call.command for call in calls)
+                await connection.send_packed_command(packed, check_health=False)
+
+    async def _read(self, connection: AbstractConnection) -> None:
+        from redis.exceptions import NoScriptError, ResponseError
+
+        while True:
+            try:
+                answer = await connection.read_response(
+                    disable_decoding=True, disconnect_on_error=False
+                )
+            except NoScriptError as error:
+                self._send_in_full(self._owed.popleft(), error)
+            except ResponseError as error:
+                translated = _translated(error, self._address)
+                _reject(self._owed.popleft(), translated)
+                if _ends_connection(error):
+                    raise
+            else:
+                call = self._owed.popleft()
+                if not call.future.done():
+                    call.future.set_result(answer)
+
+    def _send_in_full(self, call: _Call, error: Exception) -> None:
+        if call.script is None:
+            _reject(call, _translated(error, self._address))
+            return
+        call.command = ("EVAL", call.script.text, *call.command[2:])
+        self._waiting.append(call)
+        self._work.set()
+
+    async def _watch(self) -> None:
+        """Ends with an error when the server owes an answer for too long."""
+        loop = asyncio.get_running_loop()
+        while True:
+            oldest = self._owed[0].asked if self._owed else loop.time()
+            remaining = oldest + self._timeout - loop.time()
+            if remaining <= 0:
+                raise TimeoutError(f"no answer for {self._timeout:g} s")
+            await asyncio.sleep(max(remaining, 0.05))
+
+    def _fail(self, error: Exception) -> None:
+        calls = [*self._owed, *self._waiting]
+        self._owed.clear()
+        self._waiting.clear()
+        self._work.clear()
+        for call in calls:
+            _reject(call, error)
+
+
+def _reject(call: _Call, error: Exception) -> None:
+    if not call.future.done():
+        call.future.set_exception(error)
+
+
+_AWAY = ("OOM", "MISCONF", "LOADING", "READONLY", "MASTERDOWN", "CLUSTERDOWN", "TRYAGAIN", "BUSY",
+         "NOREPLICAS", "UNKILLABLE", "MOVED", "ASK")  # fmt: skip
+"""First words of answers that may be others soon."""
+
+
+def _translated(error: BaseException, address: RedisAddress) -> RedisAway | RedisRefused:
+    from redis import exceptions
+
+    where = f"Redis at {address.shown}"
+    refused = (exceptions.AuthenticationError, exceptions.AuthorizationError,
+               exceptions.NoPermissionError)  # fmt: skip
+    if isinstance(error, refused):
+        return RedisRefused(f"{where}: {error}")
+    if isinstance(error, exceptions.ResponseError) and not _passing(error):
+        return RedisRefused(f"{where}: {error}")
+    if isinstance(error, TimeoutError) and not str(error):
+        return RedisAway(f"{where} does not answer")
+    return RedisAway(f"{where}: {str(error) or type(error).__name__}")
+
+
+def _passing(error: Exception) -> bool:
+    from redis import exceptions
+
+    kinds = (exceptions.BusyLoadingError, exceptions.ReadOnlyError, exceptions.OutOfMemoryError,
+             exceptions.MovedError, exceptions.AskError, exceptions.TryAgainError,
+             exceptions.ClusterDownError, exceptions.MasterDownError)  # fmt: skip
+    return isinstance(error, kinds) or str(error).startswith(_AWAY)
+
+
+def _ends_connection(error: Exception) -> bool:
+    """Whether another server may be the right one by now."""
+    from redis import exceptions
+
+    kinds = (exceptions.ReadOnlyError, exceptions.MovedError, exceptions.AskError,
+             exceptions.ClusterDownError, exceptions.MasterDownError)  # fmt: skip
+    return isinstance(error, kinds)

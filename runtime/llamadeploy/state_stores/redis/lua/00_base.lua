@@ -1,0 +1,77 @@
+-- What every operation stands on. The files of this folder, in the order of their names, are one
+-- script; Redis runs it as one step, so nothing interleaves. A script is not rolled back: an
+-- operation checks everything that it may refuse before its first write.
+--
+-- KEYS[1]  prefix of every key, with the deployment's namespace as hash tag
+-- ARGV     operation; its arguments (msgpack); who calls; the time, or '' for the server's
+-- returns  msgpack [error or nil, value or message, ids of changed tasks, pairs of id and record
+--          (false: read it) of those that ended, observations, items] where items are msgpack
+--          already (the second value that the operation returned)
+
+local P = KEYS[1]
+local call = redis.call
+local OPERATION = ARGV[1]
+local R = cmsgpack.unpack(ARGV[2])
+local CALLER = ARGV[3]
+local NOW = tonumber(ARGV[4])
+if not NOW then
+  local time = call('TIME')
+  NOW = tonumber(time[1]) + tonumber(time[2]) / 1000000
+end
+
+local OPS = {}
+local touched, ended, observed = {}, {}, {}
+local is_touched = {}
+
+local TERMINAL = { succeeded = true, failed = true, cancelled = true }
+
+-- The operation ends with an error of this name of llamadeploy.exceptions.
+local function refuse(kind, message)
+  error({ kind = kind, message = message })
+end
+
+-- The task changed: its followers are woken in the end.
+local function touch(id)
+  if not is_touched[id] then
+    is_touched[id] = true
+    touched[#touched + 1] = id
+  end
+end
+
+local function observe(...)
+  observed[#observed + 1] = { ... }
+end
+
+local function extend(list, more)
+  for _, item in ipairs(more) do
+    list[#list + 1] = item
+  end
+  return list
+end
+
+-- nil where Redis has nothing.
+local function value(reply)
+  if reply == false then
+    return nil
+  end
+  return reply
+end
+
+local function score(key, member)
+  return tonumber(value(call('ZSCORE', key, member)))
+end
+
+local function first_score(key)
+  local head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
+  return tonumber(head[2])
+end
+
+-- Numbers in texts: Lua's own way keeps 14 digits, a time needs more.
+local function exact(number)
+  return string.format('%.17g', number)
+end
+
+-- Members up to a score, the lowest first.
+local function due(key, highest, limit)
+  return call('ZRANGEBYSCORE', key, '-inf', highest, 'LIMIT', 0, limit)
+end

@@ -1,0 +1,122 @@
+-- Forgetting: finished tasks, idle sessions, deleted sessions. Tombstones stay, longer than any
+-- queue redelivers a message.
+
+local TOMBSTONE_SECONDS = 7 * 86400
+
+-- Delete a task with all that hangs off it.
+local function forget(t)
+  local id = t.task_id
+  leave_outbox(t)
+  reindex(id, standing[id], NOWHERE)
+  call(
+    'UNLINK', P .. 't:' .. id, texts(id), P .. 'e:' .. id, P .. 'odd:' .. id, P .. 'in:' .. id,
+    P .. 'calls:' .. id
+  )
+  call('ZREM', P .. 'tasks', id)
+  call('ZREM', P .. 'of:' .. t.session_id, id)
+  if t.parent then
+    call('SREM', P .. 'calls:' .. t.parent, id)
+  end
+  call('ZADD', P .. 'tombstones', NOW + TOMBSTONE_SECONDS, mark(id))
+  loaded[id], standing[id] = nil, nil
+  touch(id)
+  ended[#ended + 1] = { id, false }
+end
+
+local function has_tasks(session_id)
+  return call('EXISTS', P .. 'of:' .. session_id) == 1
+end
+
+local function delete_keys(session_id)
+  call('UNLINK', session(session_id), P .. 'state:' .. session_id, P .. 'context:' .. session_id)
+  call('ZREM', P .. 'sessions', session_id)
+end
+
+-- Whether the session was touched before; then it is gone now.
+local function delete_idle(session_id, older_than)
+  local touched_at = tonumber(value(call('HGET', session(session_id), 'touched_at')))
+  if touched_at and touched_at < older_than then
+    delete_keys(session_id)
+  end
+  return touched_at
+end
+
+-- Finished tasks, oldest first. A live caller keeps its finished calls: when it runs again it finds
+-- them instead of repeating.
+local function expired(older_than, limit)
+  local tasks, skipped, key = {}, 0, P .. 'timer:ended'
+  local highest = '(' .. exact(older_than)
+  while #tasks < limit do
+    local page = call('ZRANGEBYSCORE', key, '-inf', highest, 'LIMIT', #tasks + skipped, limit)
+    for _, id in ipairs(page) do
+      local t = find(id)
+      if t.parent and is_live(find(t.parent)) then
+        skipped = skipped + 1
+      elseif #tasks < limit then
+        tasks[#tasks + 1] = t
+      end
+    end
+    if #page < limit or skipped > 20 * limit then
+      break
+    end
+  end
+  return tasks
+end
+
+-- Remove idle sessions that have no task to expire; look at the others later again.
+local function check_sessions(older_than, limit)
+  local highest = '(' .. exact(older_than)
+  local ids = call('ZRANGEBYSCORE', P .. 'sessions', '-inf', highest, 'LIMIT', 0, limit)
+  for _, id in ipairs(ids) do
+    if has_tasks(id) then
+      call('ZADD', P .. 'sessions', NOW, id)
+    else
+      local touched_at = delete_idle(id, older_than)
+      if touched_at and touched_at >= older_than then
+        call('ZADD', P .. 'sessions', touched_at, id)
+      end
+    end
+  end
+end
+
+function OPS.expire()
+  local older_than, limit = R.older_than, R.limit
+  local tasks = expired(older_than, limit)
+  for _, t in ipairs(tasks) do
+    forget(t)
+    if not has_tasks(t.session_id) then
+      delete_idle(t.session_id, older_than)
+    end
+  end
+  check_sessions(older_than, limit)
+  for _, id in ipairs(due(P .. 'letters:time', '(' .. exact(older_than), limit)) do
+    delete_letter(id)
+  end
+  local over = due(P .. 'tombstones', NOW, limit)
+  if #over > 0 then
+    call('ZREM', P .. 'tombstones', unpack(over))
+  end
+  return #tasks
+end
+
+function OPS.delete_session()
+  if call('EXISTS', session(R)) == 0 then
+    return nil
+  end
+  delete_keys(R)
+  local tasks, live = {}, {}
+  for at, id in ipairs(call('ZRANGE', P .. 'of:' .. R, 0, -1)) do
+    tasks[at] = find(id)
+    if is_live(tasks[at]) then
+      live[#live + 1] = tasks[at]
+    end
+  end
+  local nudge, rows = {}, {}
+  if #live > 0 then
+    nudge, rows = cancel_tree(live, 'its session was deleted')
+  end
+  for _, t in ipairs(tasks) do
+    forget(t)
+  end
+  return { state = 'cancelled', changed = #live > 0, nudge = nudge, publish = rows }
+end
