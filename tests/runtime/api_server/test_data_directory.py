@@ -47,6 +47,7 @@ def test_a_data_directory_that_is_a_file_is_refused(tmp_path: Path) -> None:
         DataDirectory.open(tmp_path / "file")
 
 
+@pytest.mark.defect(19)
 def test_a_folder_of_the_users_is_neither_used_nor_removed(data: DataDirectory) -> None:
     users = data.root / "project"
     users.mkdir()

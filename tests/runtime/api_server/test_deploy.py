@@ -83,6 +83,7 @@ def test_one_bad_service_takes_the_good_ones_down(server: Any, project: Path) ->
     nothing_is_left(server, "half")
 
 
+@pytest.mark.defect(25)
 def test_a_failed_deploy_is_visible_in_status_until_it_succeeds(server: Any, project: Path) -> None:
     server.create(with_service(server, "later", path="src/workflow:missing"), project)
     body = server.get("/status/").body
@@ -150,6 +151,7 @@ def test_a_host_for_everybody_needs_a_token(server: Any, project: Path) -> None:
     nothing_is_left(server, "open")
 
 
+@pytest.mark.defect(19)
 def test_nothing_outside_the_work_directory_is_touched(server: Any, project: Path) -> None:
     users = server.data_dir / "project"
     users.mkdir()
@@ -238,6 +240,7 @@ def test_deployments_are_isolated_from_each_other(server: Any, project: Path) ->
     server.request("DELETE", "/deployments/right")
 
 
+@pytest.mark.defect(18)
 def test_status_answers_while_a_deploy_runs_and_create_returns_when_ready(
     server: Any, project: Path, tmp_path: Path
 ) -> None:
@@ -270,6 +273,7 @@ def test_status_answers_while_a_deploy_runs_and_create_returns_when_ready(
     server.request("DELETE", "/deployments/slow")
 
 
+@pytest.mark.defect(11)
 def test_a_hundred_malformed_creates_leak_nothing(server: Any, project: Path) -> None:
     bad = [
         *(content for content, _ in BAD_FILES.values()),
@@ -332,6 +336,7 @@ def test_whoever_waits_for_a_task_of_a_deleted_deployment_hears_of_it(
     nothing_is_left(server, "deleted")
 
 
+@pytest.mark.defect(22)
 def test_secrets_of_a_service_show_nowhere(server: Any, project: Path) -> None:
     (project / "src" / "talkative.py").write_text(
         "import os\nprint('key is', os.environ['SERVICE_API_KEY'], flush=True)\n"

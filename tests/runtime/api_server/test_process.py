@@ -43,6 +43,7 @@ def state(server: Any, name: str, task: dict[str, Any]) -> str:
     return str(reply.body["state"]) if reply.status == 200 else f"status {reply.status}"
 
 
+@pytest.mark.defect(29)
 def test_kill_9_of_everything_loses_nothing(
     start_server: Any, project: Path, tmp_path: Path
 ) -> None:

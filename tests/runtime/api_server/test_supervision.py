@@ -40,6 +40,7 @@ def test_each_replica_is_a_process_of_its_own(running: Any) -> None:
     assert {running.result("team", task)["result"] for task in tasks} == {str(p) for p in pids}
 
 
+@pytest.mark.defect(8)
 def test_a_killed_worker_is_replaced_and_its_task_ends(running: Any, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     waiting = tmp_path / "gate.waiting"

@@ -21,6 +21,7 @@ async def test_home_tells_five_strings(plane: Any) -> None:
     }
 
 
+@pytest.mark.defect(22)
 async def test_queue_config_has_the_class_name_and_no_credentials(plane: Any) -> None:
     from llamadeploy.message_queues.config import RabbitMQMessageQueueConfig
 
@@ -47,6 +48,7 @@ async def test_services_register_list_get_deregister(plane: Any) -> None:
     assert await plane.get("/services/new", 404) == {"detail": "Service not found"}
 
 
+@pytest.mark.defect(22)
 async def test_register_never_returns_the_stores_password(open_plane: Any) -> None:
     from llamadeploy.control_plane.config import ControlPlaneConfig
 
@@ -82,6 +84,7 @@ async def test_a_task_keeps_the_clients_id(plane: Any) -> None:
     assert (await plane.get(f"/sessions/{session}"))["task_ids"] == ["mine"]
 
 
+@pytest.mark.rule(2)
 async def test_the_same_id_again_is_the_same_task_and_another_body_a_conflict(plane: Any) -> None:
     session = await plane.session()
     body = {"input": INPUT, "task_id": "mine", "service_id": "echo"}
@@ -151,6 +154,7 @@ async def test_result_is_null_until_it_is_there_and_404_without_session_or_task(
     assert await plane.get(f"/sessions/{other}/tasks/{task}/result", 404)
 
 
+@pytest.mark.defect(7)
 async def test_a_task_sent_before_its_service_runs_when_it_comes(plane: Any) -> None:
     async def late(job: Any) -> str:
         return f"late {job.arguments['message']}"
@@ -229,6 +233,7 @@ async def test_send_event_reaches_the_log_and_nudges_the_worker(plane: Any) -> N
         assert response.headers["X-Task-State"] == "succeeded"
 
 
+@pytest.mark.rule(6)
 async def test_an_event_before_the_task_starts_is_kept(plane: Any) -> None:
     session = await plane.session()
     task = await plane.task(session, "ask")
@@ -318,6 +323,7 @@ async def test_bad_tasks_say_which_field_is_wrong(
     assert says in json.dumps(reply["detail"])
 
 
+@pytest.mark.defect(11)
 async def test_a_hundred_bad_tasks_leave_nothing_behind(plane: Any) -> None:
     session = await plane.session()
     for number in range(100):
@@ -366,6 +372,7 @@ async def test_a_body_above_the_limit_is_413(plane: Any) -> None:
         assert response.status == 413
 
 
+@pytest.mark.rule(2)
 async def test_large_inputs_travel_by_reference(plane: Any) -> None:
     session = await plane.session()
     message = "x" * 300_000

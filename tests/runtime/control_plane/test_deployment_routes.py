@@ -59,6 +59,7 @@ async def test_create_returns_the_whole_definition(plane: Any) -> None:
 
 
 @pytest.mark.parametrize("route", ["run", "create"])
+@pytest.mark.rule(2)
 async def test_the_bodys_task_id_does_not_count(plane: Any, route: str) -> None:
     body = {"input": INPUT, "task_id": "reused", "service_id": "echo"}
     for _ in range(2):
@@ -77,6 +78,7 @@ async def test_the_session_is_the_querys_else_the_bodys(plane: Any) -> None:
 
 
 @pytest.mark.parametrize("route", ["run", "create"])
+@pytest.mark.rule(2)
 async def test_an_idempotency_key_makes_one_task(plane: Any, route: str) -> None:
     headers = {"Idempotency-Key": "order-7"}
     replies = [

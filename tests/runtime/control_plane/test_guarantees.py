@@ -24,6 +24,7 @@ def waiting(plane: Any) -> int:
     return len(plane.control_plane.store._followers)
 
 
+@pytest.mark.defect(1)
 async def test_every_event_is_there_exactly_once_under_concurrency(plane: Any) -> None:
     async def busy(job: Any) -> str:
         for n in range(20):
@@ -41,6 +42,7 @@ async def test_every_event_is_there_exactly_once_under_concurrency(plane: Any) -
         assert lines == [{"n": n} for n in range(20)]
 
 
+@pytest.mark.defect(2)
 async def test_a_slow_reader_gets_the_tail_after_the_result(plane: Any) -> None:
     task = await plane.task(await plane.session(), message="x")
     reader = plane.control_plane.stream(task)
@@ -64,6 +66,7 @@ async def test_a_stream_that_is_opened_before_the_task_starts_sees_everything(pl
     assert await lines == [{"n": n} for n in range(3)]
 
 
+@pytest.mark.defect(23)
 async def test_an_idle_stream_is_kept_alive_and_parses(plane: Any, monkeypatch: Any) -> None:
     monkeypatch.setattr(tailing, "HEARTBEAT_SECONDS", 0.02)
     task = await plane.task(await plane.session(), "slow")
@@ -106,6 +109,7 @@ async def test_the_heartbeat_is_well_below_the_clients_time_out() -> None:
     assert 2 <= tailing.HEARTBEAT_SECONDS <= 4  # 0.8.1's SDK gives up after 5 s
 
 
+@pytest.mark.defect(3, 4)
 async def test_streams_are_linear_and_fast(plane: Any) -> None:
     count = 20_000
 
@@ -123,6 +127,7 @@ async def test_streams_are_linear_and_fast(plane: Any) -> None:
     assert rate > 5_000
 
 
+@pytest.mark.defect(4)
 async def test_a_run_takes_milliseconds(plane: Any) -> None:
     body = {"input": '{"message": "x"}'}
     times = []
@@ -141,6 +146,7 @@ async def test_a_run_takes_milliseconds(plane: Any) -> None:
         "/tasks/{task}/events",
     ],
 )
+@pytest.mark.rule(13)
 async def test_a_client_that_goes_away_leaves_no_waiter(
     plane: Any, wait_until: Any, path: str
 ) -> None:
@@ -162,6 +168,7 @@ async def test_a_client_that_goes_away_leaves_no_waiter(
     assert (await plane.get(f"{D}/tasks/{task}"))["state"] == "queued"
 
 
+@pytest.mark.rule(17)
 async def test_finished_tasks_and_their_sessions_expire(open_plane: Any, wait_until: Any) -> None:
     async with open_plane(retention=0.2) as plane:
 
@@ -183,6 +190,7 @@ async def test_finished_tasks_and_their_sessions_expire(open_plane: Any, wait_un
         assert (await plane.get(f"{D}/tasks/{live}"))["state"] == "queued"
 
 
+@pytest.mark.defect(13)
 async def test_a_failed_run_does_not_poison_its_session(plane: Any) -> None:
     session = await plane.session()
     await plane.post(f"{D}/tasks/run?session_id={session}", {"input": "{}", "service_id": "fail"})
@@ -190,6 +198,7 @@ async def test_a_failed_run_does_not_poison_its_session(plane: Any) -> None:
     assert await plane.post(f"{D}/tasks/run?session_id={session}", body) == "fine"
 
 
+@pytest.mark.defect(14)
 async def test_services_of_a_session_have_contexts_of_their_own(plane: Any) -> None:
     from llamadeploy.state_stores.records import Completion, StartRequest
     from llamadeploy.types import TaskState
@@ -212,6 +221,7 @@ async def test_services_of_a_session_have_contexts_of_their_own(plane: Any) -> N
     assert await run("b", "later") == "context of b"
 
 
+@pytest.mark.rule(4)
 async def test_tasks_of_a_session_run_in_order(plane: Any) -> None:
     order: list[int] = []
 
@@ -228,6 +238,7 @@ async def test_tasks_of_a_session_run_in_order(plane: Any) -> None:
     assert order == list(range(20))
 
 
+@pytest.mark.rule(4)
 async def test_reject_is_409_and_parallel_runs_at_once(plane: Any, service: Any) -> None:
     control_plane = plane.control_plane
     control_plane.declare_service(service("one", session_policy="reject"))
@@ -249,6 +260,7 @@ async def test_reject_is_409_and_parallel_runs_at_once(plane: Any, service: Any)
         assert (await control_plane.wait_result(task, 10)).result == "met"
 
 
+@pytest.mark.rule(3)
 async def test_a_task_the_queue_refused_is_published_later(
     plane: Any, monkeypatch: Any, wait_until: Any
 ) -> None:
@@ -267,6 +279,7 @@ async def test_a_task_the_queue_refused_is_published_later(
     assert result.result == "x"
 
 
+@pytest.mark.rule(3)
 async def test_a_message_the_queue_lost_is_published_again(plane: Any) -> None:
     queue = plane.control_plane.queue
     task = await plane.task(await plane.session(), "late", message="x")
@@ -306,6 +319,7 @@ async def test_the_task_of_a_worker_that_died_runs_again_at_once(
     assert time.perf_counter() - begin < 3  # the lease would have run for 6 s
 
 
+@pytest.mark.rule(13)
 async def test_cancel_reaches_the_worker_and_a_late_result_changes_nothing(
     plane: Any, wait_until: Any
 ) -> None:
@@ -328,6 +342,7 @@ async def test_cancel_reaches_the_worker_and_a_late_result_changes_nothing(
     assert result["result"] != "too late"
 
 
+@pytest.mark.defect(29)
 async def test_everything_is_there_after_a_restart(
     open_plane: Any, tmp_path: Path, service: Any
 ) -> None:
@@ -362,6 +377,7 @@ async def test_everything_is_there_after_a_restart(
         assert (await plane.control_plane.wait_result(unfinished, 15)).result == "y"
 
 
+@pytest.mark.rule(3)
 async def test_unstarted_tasks_end_at_their_queue_timeout(plane: Any, service: Any) -> None:
     plane.control_plane.declare_service(service("nobody", queue_timeout=0.3))
     task = await plane.task(await plane.session(), "nobody")
@@ -380,6 +396,7 @@ async def _parent(plane: Any, session: str | None = None) -> tuple[str, Executio
     return task, (await plane.control_plane.execute("start", request)).key
 
 
+@pytest.mark.rule(14)
 async def test_a_call_runs_another_service_once(plane: Any) -> None:
     _, key = await _parent(plane)
     call = plane.control_plane.call_service
@@ -399,6 +416,7 @@ async def test_a_call_of_an_unknown_service_or_a_stale_attempt_is_refused(plane:
         await plane.control_plane.call_service(ExecutionKey(task, 7), "k", "echo", {})
 
 
+@pytest.mark.rule(13)
 async def test_cancelling_a_task_ends_its_calls(plane: Any) -> None:
     session = await plane.session()
     task, key = await _parent(plane, session)
@@ -408,6 +426,7 @@ async def test_cancelling_a_task_ends_its_calls(plane: Any) -> None:
     assert result.data["state"] == "cancelled"
 
 
+@pytest.mark.rule(14)
 async def test_a_call_into_a_callers_session_and_service_does_not_wait_for_it(plane: Any) -> None:
     session = await plane.session()
     _, key = await _parent(plane, session)

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -85,6 +86,7 @@ def _live(log: Log, steps: list[tuple[str, float]], reader: StreamReader) -> lis
 
 @settings(max_examples=200, deadline=None)
 @given(_steps)
+@pytest.mark.rule(12)
 def test_a_typed_reader_rebuilds_the_newest_view(steps: list[tuple[str, float]]) -> None:
     log, reader = Log(), StreamReader(legacy=False)
     shown: list[str] = []
@@ -101,6 +103,7 @@ def test_a_typed_reader_rebuilds_the_newest_view(steps: list[tuple[str, float]])
 
 @settings(max_examples=200, deadline=None)
 @given(_steps)
+@pytest.mark.rule(12)
 def test_a_legacy_reader_sees_each_view_it_follows_and_the_whole_tail(
     steps: list[tuple[str, float]],
 ) -> None:
@@ -196,6 +199,7 @@ def test_a_restart_names_attempt_and_base() -> None:
     assert read_all(reader, log) == [Restart(attempt=2, base_index=1)]
 
 
+@pytest.mark.rule(12)
 def test_a_result_is_not_the_end_while_its_tail_is_missing() -> None:
     log, reader = Log(), StreamReader()
     log.begin(0)

@@ -187,6 +187,7 @@ async def test_it_publishes_to_another_service(plane, queue):
 
 
 @pytest.mark.parametrize("workflow", [Calling, CallingAsWorkflow])
+@pytest.mark.defect(28)
 async def test_its_workflow_calls_another_service(plane, make, background, workflow):
     await serve(plane, make(), background)
     await serve(plane, make(workflow(), service_name="caller"), background)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from workflows import Context, Workflow, step
 from workflows.events import Event, StartEvent, StopEvent
 
@@ -48,6 +49,7 @@ async def test_a_task_runs_and_its_message_is_acknowledged(plane, eventually):
         await eventually(lambda: worker.in_flight == 0)
 
 
+@pytest.mark.defect(7)
 async def test_a_task_sent_before_its_worker_starts_ends(plane):
     await plane.register()
     task_id = await plane.create(text="early")
@@ -86,6 +88,8 @@ async def test_an_exception_is_the_task_s_result(plane):
         assert "run_it" in result.data["error"]["traceback"]
 
 
+@pytest.mark.defect(13)
+@pytest.mark.rule(4)
 async def test_a_failed_run_leaves_its_session_as_it_was(plane):
     await plane.register()
     session = await plane.control_plane.create_session()
@@ -98,6 +102,7 @@ async def test_a_failed_run_leaves_its_session_as_it_was(plane):
         assert seen[2] == "2"
 
 
+@pytest.mark.defect(14)
 async def test_two_services_of_a_session_have_contexts_of_their_own(plane):
     await plane.register("one")
     await plane.register("two")
@@ -130,6 +135,7 @@ async def test_poison_goes_to_the_dead_letters_and_the_consumer_survives(plane, 
         assert any("task_id" in letter.reason for letter in letters)
 
 
+@pytest.mark.defect(11)
 async def test_a_hundred_malformed_inputs_leak_no_slot(plane, eventually):
     await plane.register()
     topic = topic_name("tests.worker", "echo")
@@ -157,6 +163,7 @@ async def test_a_hundred_malformed_inputs_leak_no_slot(plane, eventually):
         await eventually(lambda: worker.in_flight == 0)
 
 
+@pytest.mark.rule(17)
 async def test_a_message_of_an_unknown_or_finished_task_is_dropped(plane, eventually):
     await plane.register()
     topic = topic_name("tests.worker", "echo")
@@ -182,6 +189,7 @@ class Unsavable(Workflow):
         return StopEvent(result="done")
 
 
+@pytest.mark.defect(12)
 async def test_a_context_that_cannot_be_saved_is_a_terminal_error(plane):
     await plane.register()
     async with plane.worker(Unsavable()):

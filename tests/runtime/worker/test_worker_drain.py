@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
 from workflows import Context, Workflow, step
 from workflows.events import HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
 
@@ -88,6 +89,7 @@ async def test_a_run_that_blocks_its_loop_is_handed_back_all_the_same(plane, eve
     assert (record.state, record.crashes) == (TaskState.QUEUED, 0)
 
 
+@pytest.mark.rule(7)
 async def test_waiting_tasks_free_their_slots(plane, eventually):
     await plane.register()
     async with plane.worker(Asking(), max_concurrent_tasks=2) as worker:

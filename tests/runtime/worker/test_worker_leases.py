@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import Callable
 
+import pytest
 from workflows import Workflow, step
 from workflows.events import HumanResponseEvent, StartEvent, StopEvent
 
@@ -78,6 +79,7 @@ class Answered(Workflow):
         self.answer.set_result(ev.response)
 
 
+@pytest.mark.rule(11)
 async def test_a_step_that_blocks_longer_than_the_lease_keeps_its_task(plane):
     await plane.register()
     async with plane.worker(Blocking(), lease=0.6):
@@ -87,6 +89,7 @@ async def test_a_step_that_blocks_longer_than_the_lease_keeps_its_task(plane):
         assert (record.attempt, record.crashes) == (1, 0)
 
 
+@pytest.mark.rule(1)
 async def test_an_attempt_of_another_worker_stops_the_old_one(plane, eventually):
     await plane.register()
     workflow = Steered()
@@ -152,6 +155,7 @@ async def test_a_nudge_delivers_an_event_long_before_the_renewal(plane, eventual
         assert (await plane.result(task_id, 5.0)).result == "42"
 
 
+@pytest.mark.rule(6)
 async def test_the_renewal_finds_an_event_whose_nudge_was_lost(plane, eventually):
     await plane.register()
     workflow = Answered()
@@ -189,6 +193,7 @@ async def test_the_renewal_finds_a_cancel_whose_nudge_was_lost(plane, eventually
         assert result.data["state"] == "cancelled"
 
 
+@pytest.mark.rule(5)
 async def test_a_task_that_may_kill_its_worker_runs_alone(plane, eventually):
     await plane.register(max_retries=1)
     suspect = await plane.create()

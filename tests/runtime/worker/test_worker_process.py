@@ -168,6 +168,7 @@ async def test_a_second_signal_ends_at_once(plane, replicas, tmp_path, eventuall
     assert await replica.wait(5) == 1
 
 
+@pytest.mark.defect(8)
 async def test_a_task_of_a_killed_worker_goes_to_another(plane, replicas, tmp_path, eventually):
     first = await replicas()
     await first.ready()
@@ -185,6 +186,7 @@ async def test_a_task_of_a_killed_worker_goes_to_another(plane, replicas, tmp_pa
     assert (record.attempt, record.crashes) == (2, 1)
 
 
+@pytest.mark.rule(1)
 async def test_a_worker_that_was_stopped_past_its_lease_changes_nothing(
     plane, replicas, tmp_path, eventually
 ):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 
 async def test_cancel_in_every_live_state(bench: Any) -> None:
     await bench.create("queued", session_id="1")
@@ -20,6 +22,7 @@ async def test_cancel_in_every_live_state(bench: Any) -> None:
     assert (await bench.store.counts())["outbox"] == 0
 
 
+@pytest.mark.rule(13)
 async def test_cancel_and_finish_have_one_winner(bench: Any) -> None:
     run = await bench.running("a", session_id="1")
     await bench.store.cancel("a", "why")

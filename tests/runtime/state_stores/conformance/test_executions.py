@@ -28,6 +28,7 @@ async def test_start_and_finish(bench: Any) -> None:
     assert (record.finished_at, record.owner) == (bench.clock.now, None)
 
 
+@pytest.mark.rule(1)
 async def test_a_second_delivery_is_dropped(bench: Any) -> None:
     run = await bench.running()
     assert await bench.dropped() == "leased"
@@ -85,6 +86,7 @@ async def test_renewals_come_in_order_and_tell_what_is_over(bench: Any) -> None:
     assert not other.alive
 
 
+@pytest.mark.rule(1)
 async def test_a_stale_attempt_changes_nothing(bench: Any, events: Any) -> None:
     """A worker that was stopped and wakes up after another one took over."""
     old = (await bench.running(body_hash="")).key
@@ -114,6 +116,7 @@ async def test_an_expired_lease_that_nobody_took_is_still_current(bench: Any) ->
     assert (await bench.finish(run.key)).accepted
 
 
+@pytest.mark.rule(5)
 async def test_release_hands_back_without_counting(bench: Any, ids: Any) -> None:
     run = await bench.running(max_retries=0)
     for dispatch in range(2, 6):
@@ -127,6 +130,7 @@ async def test_release_hands_back_without_counting(bench: Any, ids: Any) -> None
 
 
 @pytest.mark.parametrize("found_by", ["repair", "delivery"])
+@pytest.mark.rule(5)
 async def test_lost_leases_are_retried_then_given_up(bench: Any, found_by: str) -> None:
     await bench.create(max_retries=2)
     alone = []
@@ -173,6 +177,7 @@ async def test_a_dead_worker_is_not_waited_for(bench: Any, ids: Any) -> None:
     assert await bench.state("c") == "running"
 
 
+@pytest.mark.rule(5)
 async def test_an_error_is_terminal(bench: Any) -> None:
     run = await bench.running(max_retries=5)
     assert (await bench.finish(run.key, "boom", failed=True)).publish == ()
@@ -180,6 +185,7 @@ async def test_an_error_is_terminal(bench: Any) -> None:
     assert await bench.store.list_dead_letters() == []
 
 
+@pytest.mark.rule(5)
 async def test_retry_on_error(bench: Any, ids: Any) -> None:
     run = await bench.running(max_retries=1, retry_on_error=True)
     failed = await bench.finish(run.key, "boom", failed=True, context="bad")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 from llamadeploy.state_stores.records import RepairPolicy
 
 
@@ -46,6 +48,7 @@ async def test_a_late_done_does_not_take_another_row(bench: Any) -> None:
     assert (await bench.repair()).publish == released.publish
 
 
+@pytest.mark.rule(3)
 async def test_unstarted_tasks_are_published_again_with_the_same_id(bench: Any) -> None:
     created = await bench.create()
     await bench.store.outbox_done([created.publish[0].row_id])

@@ -15,6 +15,7 @@ async def done(bench: Any, task: str, **fields: Any) -> None:
     await bench.finish((await bench.running(task, **fields)).key, context="c")
 
 
+@pytest.mark.rule(17)
 async def test_finished_tasks_expire_and_leave_a_tombstone(bench: Any, events: Any) -> None:
     await done(bench, "old", session_id="1")
     bench.clock.advance(100)
@@ -43,6 +44,7 @@ async def test_tombstones_go_after_a_week(bench: Any) -> None:
     assert await bench.dropped("old") == "unknown"
 
 
+@pytest.mark.rule(17)
 async def test_live_tasks_pin_their_session_and_context(bench: Any) -> None:
     await done(bench, "old")
     await bench.park((await bench.running("waiting")).key)

@@ -27,6 +27,7 @@ async def test_services_of_a_session_do_not_wait_for_each_other(bench: Any) -> N
 
 
 @pytest.mark.parametrize("end", ["failed", "cancelled", "lost", "queue_timeout"])
+@pytest.mark.rule(4)
 async def test_whatever_ends_the_head_the_next_one_follows(bench: Any, end: str, ids: Any) -> None:
     await bench.create("a", max_retries=0, queue_timeout=5.0)
     await bench.create("b")
@@ -77,6 +78,7 @@ async def test_contexts_are_per_service(bench: Any) -> None:
     assert (await bench.running("c")).context == "echo's"
 
 
+@pytest.mark.rule(4)
 async def test_parallel_takes_a_copy_that_is_never_written_back(bench: Any) -> None:
     run = await bench.running("a")
     await bench.finish(run.key, context="original")

@@ -113,6 +113,7 @@ async def test_at_its_deadline_a_waiter_is_woken(bench: Any, ids: Any) -> None:
     assert not (await bench.start()).wait_expired
 
 
+@pytest.mark.rule(8)
 async def test_wait_timeout_counts_from_the_park_that_nobody_answered(bench: Any) -> None:
     await bench.create("t", wait_timeout=100.0)
     await bench.create("next")
@@ -146,6 +147,7 @@ async def test_an_answer_gives_the_next_wait_its_whole_time(bench: Any) -> None:
     assert (await bench.record()).wait_deadline == bench.clock.now + 100
 
 
+@pytest.mark.rule(4)
 async def test_a_waiting_head_blocks_its_session(bench: Any, ids: Any) -> None:
     run = await bench.running("a")
     await bench.create("b")
@@ -157,6 +159,7 @@ async def test_a_waiting_head_blocks_its_session(bench: Any, ids: Any) -> None:
 
 
 @pytest.mark.parametrize("park_first", [True, False])
+@pytest.mark.rule(7)
 async def test_park_and_append_never_miss_each_other(bench: Any, park_first: bool) -> None:
     for number in range(20):
         task = f"t{number}"

@@ -7,6 +7,8 @@ import sqlite3
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from llamadeploy.state_stores.records import (
     Completion,
     Execution,
@@ -50,6 +52,7 @@ class Steps:
         self.connection.set_progress_handler(None, 100)
 
 
+@pytest.mark.defect(3)
 async def test_a_stream_of_100_000_events_is_linear(
     store: SQLiteStateStore, connections: list[sqlite3.Connection]
 ) -> None:

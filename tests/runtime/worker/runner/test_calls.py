@@ -49,6 +49,7 @@ async def test_equal_calls_are_calls_of_their_own(kit) -> None:
     assert children.made[children.asked[0]] == ("other", {"x": 1})
 
 
+@pytest.mark.rule(14)
 async def test_a_run_from_the_start_finds_its_children(kit) -> None:
     children = Children()
     runner = kit.runner(Calls(), caller=children)

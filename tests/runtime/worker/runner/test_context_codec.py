@@ -81,6 +81,7 @@ async def test_a_model_that_could_not_be_read_back_is_not_written(kit, monkeypat
     assert "Local" in outcome.result
 
 
+@pytest.mark.rule(16)
 async def test_a_context_of_a_rotated_key_is_read(kit) -> None:
     first, _ = await kit.run(kit.runner(Typed()))
     kit.keyring = kit.keyring.rotated()
@@ -112,6 +113,8 @@ async def test_a_context_of_a_newer_release_is_refused_and_unknown_fields_are_no
 
 
 @pytest.mark.parametrize("name", ["antigravity.Fly", "os.system", "subprocess.Popen", "nothing"])
+@pytest.mark.defect(21)
+@pytest.mark.rule(16)
 async def test_a_type_that_is_not_allowed_is_never_imported(kit, name) -> None:
     runner = kit.runner(Keeps())
     first, _ = await kit.run(runner, {"value": "model"})
@@ -144,6 +147,8 @@ def test_names_that_lead_nowhere(name) -> None:
         AllowedTypes().resolve_class(name)
 
 
+@pytest.mark.defect(21)
+@pytest.mark.rule(16)
 def test_pickle_is_never_read(kit) -> None:
     from workflows.context.serializers import PickleSerializer
 

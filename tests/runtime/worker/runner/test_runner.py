@@ -277,6 +277,8 @@ async def test_no_context_is_written_where_none_is_kept(kit) -> None:
 
 
 @pytest.mark.parametrize("signed", ["{}", "v1.zz.aa.{}", ""])
+@pytest.mark.defect(21)
+@pytest.mark.rule(16)
 async def test_a_context_that_is_not_ours_fails_the_run(kit, signed) -> None:
     outcome, _ = await kit.run(kit.runner(Counting()), context=signed)
     assert isinstance(outcome, Failed)

@@ -85,6 +85,7 @@ async def test_synchronous_steps_run_beside_each_other(kit) -> None:
 
 
 @pytest.mark.parametrize("end", ["cancel", "time-out"])
+@pytest.mark.rule(11)
 async def test_the_slot_stays_taken_until_the_thread_ends(kit, end) -> None:
     workflow = Blocks(timeout=None if end == "cancel" else 0.1)
     run, _ = kit.start(kit.runner(workflow))

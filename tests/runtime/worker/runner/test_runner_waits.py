@@ -83,6 +83,7 @@ async def test_a_run_that_waits_is_parked_and_goes_on_with_the_answer(kit, workf
 
 
 @both_styles
+@pytest.mark.rule(6)
 async def test_an_answer_that_comes_before_the_question_is_not_lost(kit, workflow) -> None:
     early = (kit.event(1, LEGACY, response="Ada"),)
     outcome, sink = await kit.run(kit.runner(workflow()), inbound=early)
@@ -209,6 +210,7 @@ class TallyByStep(Workflow):
     repeats=st.booleans(),
     strays=st.booleans(),
 )
+@pytest.mark.rule(6)
 async def test_every_event_is_taken_once_and_in_order(
     kit, workflow, early, live, repeats, strays
 ) -> None:
@@ -307,6 +309,7 @@ def in_a_process(kit, path: str, source: Path, execution) -> dict:
 
 
 @pytest.mark.parametrize("attribute", ["Waits", "Steps"])
+@pytest.mark.rule(7)
 def test_another_process_goes_on_where_the_first_was_parked(kit, tmp_path, attribute) -> None:
     (tmp_path / "approvals.py").write_text(HITL)
     path = f"approvals:{attribute}"
@@ -328,6 +331,7 @@ def test_another_process_goes_on_where_the_first_was_parked(kit, tmp_path, attri
     assert second["outcome"]["result"] == "1250 approved by Ada"
 
 
+@pytest.mark.rule(7)
 async def test_code_without_the_parked_step_is_a_clear_failure(kit) -> None:
     class Newer(Workflow):
         @step
@@ -377,6 +381,7 @@ class Picky(Workflow):
         return StopEvent(result=reply.text)
 
 
+@pytest.mark.rule(7)
 async def test_requirements_hold_after_a_resume(kit) -> None:
     runner = kit.runner(Picky())
     parked, _ = await kit.run(runner)
@@ -399,6 +404,8 @@ async def test_a_redelivered_parked_task_without_news_is_parked_again(kit) -> No
 
 
 # -- time ----------------------------------------------------------------------------------------
+@pytest.mark.defect(23)
+@pytest.mark.rule(8)
 async def test_waiting_does_not_count_towards_the_time_limit(kit) -> None:
     class Works(Workflow):
         @step
@@ -430,6 +437,7 @@ async def test_used_time_is_carried_over_a_parking(kit) -> None:
 
 
 @pytest.mark.parametrize("workflow", [Asks, Picky])
+@pytest.mark.rule(8)
 async def test_a_waiters_time_out_survives_parking(kit, workflow) -> None:
     runner = kit.runner(workflow())
     parked, _ = await kit.run(runner, {"timeout": 0.2})
@@ -501,6 +509,7 @@ class Holds(Workflow):
         return StopEvent(result=reply.n)
 
 
+@pytest.mark.rule(7)
 async def test_a_run_that_cannot_be_saved_waits_in_memory_and_can_be_answered(kit) -> None:
     run, sink = kit.start(kit.runner(Holds(timeout=0.2)))
     await sink.until(lambda sink: sink.reasons)
