@@ -15,6 +15,10 @@ _ENTRY_POINTS = {
         "llamadeploy.control_plane.process",
         "Serve one deployment's API, and its queue where that is 'simple'.",
     ),
+    "rotate-keys": (
+        "llamadeploy.api_server.keys",
+        "Give a deployment of this machine a new signing key.",
+    ),
     "worker": ("llamadeploy.worker.process", "Run one replica of one service."),
 }
 """Name -> module with ``main()``, and its line in the help. Imported when used: a worker must not

@@ -16,6 +16,9 @@ MAX_HEAD_BYTES = 64 * 1024
 HEAD_SECONDS = 30.0
 """From the connection (or the first byte of a later request) until the head is there."""
 
+LINGER_SECONDS = 2.0
+"""What a refused client gets to read the answer."""
+
 
 class BoundedProtocol(HttpProtocol):
     """Answers 414 to a long URL, 431 to too many or too large headers, and 408 to a head that does
@@ -120,8 +123,12 @@ class BoundedProtocol(HttpProtocol):
             f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\nContent-Type: application/json\r\n"
             f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
         )
-        self.transport.write(head.encode() + body)
-        self.transport.close()
+        self.transport.write(head.encode())
+        self.transport.write(body)
+        self.transport.write_eof()
+        # What still comes is read and dropped for a while: a close with unread bytes would reset
+        # the connection, and the answer would get lost.
+        self.loop.call_later(LINGER_SECONDS, self.transport.close)
 
 
 def _too_large() -> tuple[int, str]:

@@ -21,7 +21,7 @@ REQUEST_ID = "x-request-id"
 lines about requests that failed."""
 
 UI_PREFIX = "/ui/"
-"""Front ends set headers of their own, and may be framed."""
+"""Front ends set headers of their own, may be framed, and decide whose pages may call them."""
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -84,7 +84,7 @@ class ProtectionMiddleware:
                 "use 127.0.0.1 or localhost, or start the server with a token"
             )
         reads = scope.get("method") in _READING and not self._reading_changes
-        if reads and scope["type"] == "http":
+        if reads or scope["path"].startswith(UI_PREFIX):
             return None
         origin = headers.get(b"origin")
         site = headers.get(b"sec-fetch-site", b"none")

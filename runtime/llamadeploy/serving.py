@@ -261,7 +261,10 @@ def token_matches(authorization: str | None, token: str) -> bool:
     """Whether an ``Authorization`` header carries ``token``: as a bearer token, or as the
     password of basic authentication (the user name does not matter). Takes constant time."""
     scheme, _, value = (authorization or "").strip().partition(" ")
-    given = value.strip().encode("utf-8", "surrogatepass")
+    try:
+        given = value.strip().encode("latin-1")  # the bytes that came: ASGI decoded them so
+    except UnicodeEncodeError:
+        return False
     if scheme.lower() == "basic":
         try:
             given = base64.b64decode(given, validate=True).partition(b":")[2]

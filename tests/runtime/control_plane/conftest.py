@@ -142,6 +142,7 @@ class Plane:
     workers: Workers
     url: str
     http: aiohttp.ClientSession
+    app: Any
 
     async def call(self, method: str, path: str, expect: int = 200, **kwargs: Any) -> Any:
         async with self.http.request(
@@ -210,13 +211,14 @@ async def running_plane(
         stack.push_async_callback(control_plane.stop)
         workers = Workers(control_plane)
         stack.push_async_callback(workers.aclose)
-        server = HttpServer(control_plane_app(control_plane, token=token))
+        app = control_plane_app(control_plane, token=token)
+        server = HttpServer(app)
         await server.start()
         stack.push_async_callback(server.stop, 0.2)
         http = await stack.enter_async_context(aiohttp.ClientSession())
         for name in ("echo", "fail", "slow", "ask"):
             control_plane.declare_service(ServiceDefinition(service_name=name))
-        yield Plane(control_plane, workers, server.url, http)
+        yield Plane(control_plane, workers, server.url, http, app)
 
 
 async def echo(job: Job) -> str:

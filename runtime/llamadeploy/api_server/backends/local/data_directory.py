@@ -160,6 +160,18 @@ class DeploymentFolder:
     def __init__(self, root: Path) -> None:
         self.root = root
 
+    @classmethod
+    def of(cls, data_dir: Path, name: str) -> Self:
+        """The folder of a deployment that exists.
+
+        Raises:
+            ConfigurationError: there is none of that name.
+        """
+        folder = cls(data_dir / name)
+        if Path(name).name != name or not _is_ours(folder.root):
+            raise ConfigurationError(f"there is no deployment '{name}' in '{data_dir}'")
+        return folder
+
     @property
     def state_uri(self) -> str:
         """URI of the default state store."""
@@ -247,6 +259,16 @@ class DeploymentFolder:
             return KeyRing.parse(path.read_text())
         keys = KeyRing.generate()
         _write(path, keys.dump().encode())
+        return keys
+
+    def rotate_signing_keys(self) -> KeyRing:
+        """Put a new key in front, which signs from the next start on; the others still verify.
+
+        Raises:
+            ConfigurationError: the file is damaged.
+        """
+        keys = self.signing_keys().rotated()
+        _write(self.root / "signing-keys", keys.dump().replace(",", "\n").encode() + b"\n")
         return keys
 
     def note_worker(self, worker_id: str) -> None:
