@@ -1,4 +1,5 @@
-"""Real git servers, over HTTP with a login and over SSH, repositories for them, and packages."""
+"""What several packages' tests share: real git servers, over HTTP with a login and over SSH, and
+repositories for them; packages and an index; `llamactl serve` for its clients."""
 
 from __future__ import annotations
 
@@ -9,6 +10,8 @@ import pwd
 import shutil
 import socket
 import subprocess
+import sys
+import textwrap
 import threading
 import zipfile
 from collections.abc import Callable, Iterator
@@ -427,3 +430,106 @@ def start_index(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[
 def index(start_index: Callable[[], Index]) -> Index:
     """A package index without packages."""
     return start_index()
+
+
+CLIENT_WORKFLOWS = """
+import asyncio, pathlib
+from workflows import Context, Workflow, step
+from workflows.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+
+class Echo(Workflow):
+    @step
+    async def run_(self, ev: StartEvent) -> StopEvent:
+        print("echoing", ev.get("text"), flush=True)
+        return StopEvent(result=f"echo: {ev.get('text')!r}")
+
+class Fail(Workflow):
+    @step
+    async def run_(self, ev: StartEvent) -> StopEvent:
+        raise ValueError("it went wrong")
+
+class Progress(Event):
+    n: int
+
+class Count(Workflow):
+    @step
+    async def run_(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        for n in range(int(ev.get("to", 3))):
+            ctx.write_event_to_stream(Progress(n=n))
+        gate = ev.get("gate")
+        while gate and not pathlib.Path(gate).exists():
+            await asyncio.sleep(0.01)
+        return StopEvent(result="counted")
+
+class Ask(Workflow):
+    @step
+    async def ask(self, ev: StartEvent) -> InputRequiredEvent:
+        return InputRequiredEvent(prefix="name?")
+
+    @step
+    async def answer(self, ev: HumanResponseEvent) -> StopEvent:
+        return StopEvent(result=f"hello {ev.response}")
+
+echo, fail, count, ask = Echo(), Fail(), Count(), Ask()
+"""
+
+CLIENT_DEPLOYMENT = """
+name: {name}
+control-plane: {{}}
+default-service: echo
+services:
+  echo: {{name: Echo, source: {{type: local, name: src}}, path: src/workflow:echo}}
+  fail: {{name: Fail, source: {{type: local, name: src}}, path: src/workflow:fail}}
+  count: {{name: Count, source: {{type: local, name: src}}, path: src/workflow:count}}
+  ask: {{name: Ask, source: {{type: local, name: src}}, path: src/workflow:ask}}
+"""
+
+
+class LiveServer:
+    """`llamactl serve` as a process; ``folder`` has the source ``src`` of :meth:`file`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        (folder / "src").mkdir(parents=True)
+        (folder / "src" / "workflow.py").write_text(textwrap.dedent(CLIENT_WORKFLOWS))
+        self.log = folder / "server.log"
+        self.port = 0
+        self.start()
+
+    def file(self, name: str) -> Path:
+        """A deployment file with the services echo (the default), fail, count and ask."""
+        path = self.folder / f"{name}.yaml"
+        path.write_text(CLIENT_DEPLOYMENT.format(name=name))
+        return path
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, at the same port as before, with what was deployed before."""
+        environ = {k: v for k, v in os.environ.items() if not k.startswith("LLAMA")}
+        with self.log.open("ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", "from llamadeploy.cli import main; main()", "serve",
+                 "--port", str(self.port), "--data-dir", str(self.folder / "data")],
+                stdout=subprocess.PIPE, stderr=output, text=True, cwd=self.folder, env=environ,
+            )  # fmt: skip
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert "listens on" in line, self.log.read_text()
+        self.port = int(line.split()[-1].rpartition(":")[2])
+
+    def stop(self) -> None:
+        self.process.terminate()
+        self.process.wait(30)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@pytest.fixture(scope="session")
+def live_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LiveServer]:
+    """One server for the tests of the clients."""
+    server = LiveServer(tmp_path_factory.mktemp("live") / "project")
+    yield server
+    server.stop()

@@ -8,7 +8,11 @@ import click
 from rich.console import Console
 
 from llamadeploy.cli.profiles import Profile
-from llamadeploy.cli.session import api_server
+from llamadeploy.cli.progress import Details, with_progress
+from llamadeploy.cli.session import run_async
+from llamadeploy.client import Client
+from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.spec import load_deployment
 
 
 @click.command()
@@ -27,15 +31,30 @@ def deploy(
 ) -> None:
     """Create (or with --reload replace) a deployment from DEPLOYMENT_CONFIG_FILE.
 
-    Returns when every service is ready to take tasks; on an error nothing is left of it.
+    Returns when every service is ready to take tasks; on an error nothing is left of it. How the
+    services come along is told on standard error.
     """
     try:
         content = deployment_config_file.read_bytes()
     except OSError as error:
         raise click.ClickException(f"cannot read the file: {error}") from error
-    waiting = Console(stderr=True).status("Starting services ...")
-    with api_server(profile) as server, waiting:
-        deployment = server.deployments.create(
+    name = _name(content)
+
+    async def create(client: Client) -> str:
+        async def details() -> Details | None:
+            return (await client.apiserver.status()).details.get(name)
+
+        creating = client.apiserver.deployments.create(
             content, base_path=base_path or deployment_config_file.parent, reload=reload
         )
-    click.echo(f"Deployment successful: {deployment.id}")
+        return (await with_progress(creating, details, Console(stderr=True))).id
+
+    click.echo(f"Deployment successful: {run_async(profile, create)}")
+
+
+def _name(content: bytes) -> str:
+    """The deployment's name; empty where the file is wrong, which the server says better."""
+    try:
+        return load_deployment(content.decode("utf-8-sig")).name
+    except (ConfigurationError, UnicodeDecodeError):
+        return ""
