@@ -35,6 +35,7 @@ from llamadeploy.state_stores.records import (
     Completion,
     Created,
     DeadLetter,
+    Execution,
     ExecutionKey,
     Finished,
     InboundOutcome,
@@ -428,7 +429,9 @@ class ControlPlane:
         if isinstance(reply, Finished) and reply.publish:
             await self._outbox.publish(reply.publish)
             reply = Finished(accepted=reply.accepted)
-        if isinstance(request, Completion):
+        if isinstance(reply, Execution):
+            self._outbox.started(reply.task_id)
+        elif isinstance(request, Completion):
             called = self._calls.take_sessions(request.key.task_id)
             if request.state is TaskState.SUCCEEDED and reply.accepted:
                 for session_id in called:

@@ -21,9 +21,10 @@ ROUTE = "route"
 
 PublishCallback = Callable[[QueueMessage], Awaitable[Any]]
 
-FLUSH_SECONDS = 0.02
-"""For how long published rows are collected before one call deletes them. When the process dies in
-between they are published once more, under the same message id."""
+FLUSH_SECONDS = 0.2
+"""For how long published rows are collected before one call deletes those whose tasks have not
+started meanwhile (a start deletes its row). When the process dies in between they are published
+once more, under the same message id; the store's own lease of a new row is 5 s."""
 
 
 class Outbox:
@@ -50,7 +51,7 @@ class Outbox:
         self._publisher_id = publisher_id
         self._wake = wake
         self._on_publish = on_publish
-        self._published: list[int] = []
+        self._published: dict[str, list[int]] = {}
         self._flushing: asyncio.Task[None] | None = None
 
     async def publish(self, rows: Sequence[OutboxRow]) -> int:
@@ -69,10 +70,14 @@ class Outbox:
                 await self._on_publish(message)
             if row.kind != ROUTE:
                 # A route's row stays until its decision is stored: no lease guards the deciding.
-                self._published.append(row.row_id)
+                self._published.setdefault(row.task_id, []).append(row.row_id)
         if self._published and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush_later())
         return sent
+
+    def started(self, task_id: str) -> None:
+        """The task was started, so the store has deleted its row."""
+        self._published.pop(task_id, None)
 
     async def nudge(
         self, action: ActionTypes, targets: Iterable[tuple[str, str]], seq: int = 0
@@ -106,7 +111,8 @@ class Outbox:
         await self._flush()
 
     async def _flush(self) -> None:
-        rows, self._published = self._published, []
+        published, self._published = self._published, {}
+        rows = [row for task_rows in published.values() for row in task_rows]
         if not rows:
             return
         try:

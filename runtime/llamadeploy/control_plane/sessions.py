@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import Any
 
@@ -16,6 +17,9 @@ log = logging.getLogger(__name__)
 
 NO_SESSION = "Session not found"
 
+DELETE_SECONDS = 0.05
+"""For how long sessions are collected that are to be deleted, so that they share a commit."""
+
 
 class Sessions:
     """Use cases about sessions."""
@@ -23,6 +27,8 @@ class Sessions:
     def __init__(self, store: StateStore, outbox: Outbox) -> None:
         self._store = store
         self._outbox = outbox
+        self._doomed: set[str] = set()
+        self._hurry = asyncio.Event()
         self._deletions: set[asyncio.Task[None]] = set()
 
     async def create(self, session_id: str | None = None) -> str:
@@ -56,9 +62,18 @@ class Sessions:
 
     def delete_soon(self, session_id: str) -> None:
         """Delete it behind the reply that is being sent; reads of sessions wait for it."""
-        task = asyncio.create_task(self._delete_quietly(session_id))
-        self._deletions.add(task)
-        task.add_done_callback(self._deletions.discard)
+        self._doomed.add(session_id)
+        if len(self._doomed) == 1:
+            task = asyncio.create_task(self._delete_doomed())
+            self._deletions.add(task)
+            task.add_done_callback(self._deletions.discard)
+
+    async def _delete_doomed(self) -> None:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), DELETE_SECONDS)
+        self._hurry.clear()
+        doomed, self._doomed = self._doomed, set()
+        await asyncio.gather(*map(self._delete_quietly, doomed))
 
     async def _delete_quietly(self, session_id: str) -> None:
         try:
@@ -68,6 +83,8 @@ class Sessions:
 
     async def settled(self) -> None:
         """Return when the deletions that were begun are done."""
+        if self._doomed:
+            self._hurry.set()
         if self._deletions:
             await asyncio.gather(*self._deletions)
 

@@ -13,7 +13,7 @@ import pytest
 from llamadeploy.control_plane import tailing
 from llamadeploy.control_plane.routes import streaming
 from llamadeploy.exceptions import QueueUnavailableError
-from llamadeploy.state_stores.records import ExecutionKey
+from llamadeploy.state_stores.records import ExecutionKey, StartRequest
 from llamadeploy.types import ServiceDefinition
 
 D = "/deployments/quickstart"
@@ -476,3 +476,26 @@ async def test_two_deployments_on_one_store_and_queue_are_apart(
         assert await other.list_services() == {}
         assert await store.get_task(task) is None
         await store.aclose()
+
+
+async def test_published_rows_leave_the_outbox_with_the_start_or_soon_after(plane: Any) -> None:
+    session = await plane.session()
+    started = await plane.task(session, "late")
+    await plane.task(await plane.session(), "late")
+    store = plane.control_plane.store
+    assert (await store.counts())["outbox"] == 2
+    request = StartRequest(task_id=started, execution_id="e", worker_id="w", lease=5)
+    await plane.control_plane.execute("start", request)
+    assert (await store.counts())["outbox"] == 1
+    deadline = time.monotonic() + 10
+    while (await store.counts())["outbox"]:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.01)
+
+
+async def test_a_listing_waits_for_sessions_that_are_to_be_deleted(plane: Any) -> None:
+    for _ in range(3):
+        reply = await plane.post(f"{D}/tasks/run", {"input": '{"message": "x"}'})
+        assert isinstance(reply, str)
+    assert await plane.get(f"{D}/sessions") == []
+    assert await plane.get(f"{D}/tasks") == []
