@@ -23,7 +23,8 @@ TOKEN_VARIABLE = "LLAMA_DEPLOY_TOKEN"  # noqa: S105 - the variable's name
 @click.option(
     "--data-dir",
     type=click.Path(path_type=Path, file_okay=False),
-    help=f"Holds everything that is kept.  [default: {DEFAULT_DATA_DIR}]",
+    help="Holds everything that is kept.  [default: ~/.local/share/llamadeploy/api-server, or what "
+    "the platform has in its place]",
 )
 @click.option(
     "--base-path",
