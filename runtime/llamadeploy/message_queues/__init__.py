@@ -16,7 +16,7 @@ _EXPORTS = {
     "KafkaMessageQueueConfig": "config",
     "RabbitMQMessageQueue": "unavailable",
     "RabbitMQMessageQueueConfig": "config",
-    "RedisMessageQueue": "unavailable",
+    "RedisMessageQueue": "redis.queue",
     "RedisMessageQueueConfig": "config",
     "SimpleMessageQueue": "simple.client",
     "SimpleMessageQueueConfig": "config",

@@ -36,7 +36,7 @@ _LATER = "is not available in this release: use type 'simple'"
 
 QUEUE_TYPES: Mapping[str, QueueType] = {
     "simple": QueueType("simple.client", "SimpleMessageQueue", configs.SimpleMessageQueueConfig),
-    "redis": QueueType("unavailable", "RedisMessageQueue", configs.RedisMessageQueueConfig, _LATER),
+    "redis": QueueType("redis.queue", "RedisMessageQueue", configs.RedisMessageQueueConfig),
     "rabbitmq": QueueType(
         "unavailable", "RabbitMQMessageQueue", configs.RabbitMQMessageQueueConfig, _LATER
     ),

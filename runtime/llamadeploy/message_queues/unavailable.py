@@ -11,7 +11,6 @@ from llamadeploy.message_queues.config import (
     KafkaMessageQueueConfig,
     QueueConfig,
     RabbitMQMessageQueueConfig,
-    RedisMessageQueueConfig,
     SolaceMessageQueueConfig,
 )
 from llamadeploy.messages import QueueMessage
@@ -73,21 +72,6 @@ class UnavailableMessageQueue:
         raise UnsupportedFeatureError(
             f"the message queue {self.name!r} is not available in this release: use type 'simple'"
         )
-
-
-class RedisMessageQueue(UnavailableMessageQueue):
-    """Redis."""
-
-    name = "redis"
-    config_class = RedisMessageQueueConfig
-    delivery = Capabilities(DeliveryMode.COMPETING, ordered=True, durable=True)
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """Without ``exclusive_mode`` every consumer gets every message."""
-        if getattr(self._config, "exclusive_mode", False):
-            return self.delivery
-        return Capabilities(DeliveryMode.BROADCAST, ordered=True, durable=False)
 
 
 class RabbitMQMessageQueue(UnavailableMessageQueue):

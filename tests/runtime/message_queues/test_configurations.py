@@ -15,6 +15,7 @@ from llamadeploy.message_queues.config import (
     RedisMessageQueueConfig,
     SimpleMessageQueueConfig,
 )
+from llamadeploy.message_queues.redis.queue import RedisMessageQueue
 from llamadeploy.message_queues.registry import (
     QUEUE_TYPES,
     open_queue,
@@ -26,13 +27,12 @@ from llamadeploy.message_queues.unavailable import (
     AWSMessageQueue,
     KafkaMessageQueue,
     RabbitMQMessageQueue,
-    RedisMessageQueue,
     SolaceMessageQueue,
     UnavailableMessageQueue,
 )
 from llamadeploy.messages import QueueMessage
 
-UNAVAILABLE = [AWSMessageQueue, KafkaMessageQueue, RabbitMQMessageQueue, RedisMessageQueue]
+UNAVAILABLE = [AWSMessageQueue, KafkaMessageQueue, RabbitMQMessageQueue]
 
 DEFAULTS = {
     "simple": {
@@ -224,7 +224,7 @@ def test_wrong_arguments(arguments: tuple, message: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["redis", "rabbitmq", "kafka", "aws"])
+@pytest.mark.parametrize("name", ["rabbitmq", "kafka", "aws"])
 def test_open_queue_refuses_what_is_not_available(name: str) -> None:
     with pytest.raises(UnsupportedFeatureError, match=f"'{name}' is not available in this release"):
         open_queue(name, None if name == "aws" else "x://y")

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 
 from llamadeploy.exceptions import ConfigurationError, QueueUnavailableError
 from llamadeploy.message_queues.base import Consumer, Delivery, DeliveryMode, MessageQueue
+from llamadeploy.message_queues.redis import topic as redis_topic
 from llamadeploy.message_queues.registry import QUEUE_TYPES, open_queue
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
@@ -329,6 +330,27 @@ class TestSimpleOverHttp(QueueConformance):
 
     async def open(self, stack: AsyncExitStack) -> MessageQueue:
         queue = open_queue("simple", self.server.url)
+        stack.push_async_callback(queue.aclose)
+        return queue
+
+
+class TestRedis(QueueConformance):
+    """Competing consumers; a database of its own."""
+
+    queue_type = "redis"
+
+    @pytest.fixture
+    async def stack(
+        self, redis_server: Any, monkeypatch: pytest.MonkeyPatch, unique: str
+    ) -> AsyncIterator[AsyncExitStack]:
+        # The suite's topics have fixed names: each test gets a part of the server of its own.
+        monkeypatch.setattr(redis_topic, "PREFIX", f"llamadeploy:{unique}")
+        self.uri = redis_server.uri
+        async with AsyncExitStack() as stack:
+            yield stack
+
+    async def open(self, stack: AsyncExitStack) -> MessageQueue:
+        queue = open_queue("redis", self.uri, {"exclusive_mode": True})
         stack.push_async_callback(queue.aclose)
         return queue
 

@@ -1,0 +1,269 @@
+"""A consumer: reads ahead up to its prefetch, gives signs of life, survives outages."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import uuid
+from collections import deque
+from collections.abc import AsyncIterator
+from types import TracebackType
+from typing import Any, Self
+
+from llamadeploy.exceptions import QueueError, QueueUnavailableError
+from llamadeploy.message_queues.redis.reader import BlockingReader
+from llamadeploy.message_queues.redis.topic import call_topic, topic_prefix
+from llamadeploy.message_queues.simple import wire
+from llamadeploy.messages import QueueMessage
+from llamadeploy.redis_address import RedisAddress
+from llamadeploy.redis_pipe import RedisPipe
+
+log = logging.getLogger(__name__)
+
+GROUP = "all"
+"""The group of competing consumers."""
+
+SIGNS_PER_SILENCE = 3
+
+LEAVING_SECONDS = 2.0
+"""For how long a consumer tries to hand back when it leaves; later its silence does it."""
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
+
+
+class RedisDelivery:
+    """A message in the group's pending list, under our name."""
+
+    __slots__ = ("_consumer", "_id", "message")
+
+    def __init__(self, consumer: RedisConsumer, id_: str, message: QueueMessage) -> None:
+        self._consumer = consumer
+        self._id = id_
+        self.message = message
+
+    @property
+    def topic(self) -> str:
+        """The topic it came from."""
+        return self._consumer.topic
+
+    async def ack(self) -> None:
+        """Done with it; see ``base.Delivery``. While the server is away it is remembered and made
+        good for later, as long as this consumer lives."""
+        await self._consumer.settle(self._id, done=True)
+
+    async def nack(self) -> None:
+        """Hand it back; see ``base.Delivery`` and :meth:`ack`."""
+        await self._consumer.settle(self._id, done=False)
+
+
+class RedisConsumer:
+    """See the module; made by ``RedisMessageQueue.consume``.
+
+    Args:
+        register: consumers that are open, to be closed with the queue.
+    """
+
+    def __init__(
+        self,
+        pipe: RedisPipe,
+        address: RedisAddress,
+        topic: str,
+        *,
+        prefetch: int,
+        ephemeral: bool,
+        broadcast: bool,
+        silence: float,
+        register: set[RedisConsumer],
+    ) -> None:
+        self.topic = topic
+        self.id = uuid.uuid4().hex
+        self._pipe = pipe
+        self._prefix = topic_prefix(topic)
+        self._prefetch = prefetch
+        self._silence = silence
+        self._register = register
+        self._group = self.id if broadcast else GROUP
+        self._who = {
+            "group": self._group,
+            "consumer": self.id,
+            "broadcast": broadcast,
+            "ephemeral": ephemeral,
+            "silence": silence,
+        }
+        self._reader = BlockingReader(address, pipe, self._prefix, self._group, self.id)
+        self._held: set[str] = set()
+        self._buffer: deque[tuple[str, bytes]] = deque()
+        self._unsettled: dict[str, bool] = {}
+        self._settling: asyncio.Future[None] | None = None
+        self._news = asyncio.Event()
+        self._room = asyncio.Event()
+        self._jobs: list[asyncio.Task[None]] = []
+        self._closed = False
+
+    async def __aenter__(self) -> Self:
+        self._register.add(self)
+        try:
+            await self._join()
+        except BaseException:
+            self._register.discard(self)
+            raise
+        self._jobs = [
+            asyncio.create_task(self._read(), name=f"reader of {self.topic}"),
+            asyncio.create_task(self._live(), name=f"signs of life to {self.topic}"),
+        ]
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[RedisDelivery]:
+        return self
+
+    async def __anext__(self) -> RedisDelivery:
+        while True:
+            while not self._buffer and not self._closed:
+                self._news.clear()
+                await self._news.wait()
+            if self._closed:
+                raise StopAsyncIteration
+            id_, body = self._buffer.popleft()
+            try:
+                return RedisDelivery(self, id_, wire.decode_message(body))
+            except ValueError as error:
+                await self._bury(id_, body, str(error))
+
+    async def settle(self, id_: str, *, done: bool) -> None:
+        """Acknowledge or hand back one message; a no-op where it is not held any more."""
+        if id_ not in self._held:
+            return
+        self._held.discard(id_)
+        self._room.set()
+        self._unsettled[id_] = done
+        if self._settling is None:
+            # All that is settled in this turn of the loop goes together.
+            self._settling = asyncio.ensure_future(self._settle_soon())
+        await asyncio.shield(self._settling)
+
+    async def close(self) -> None:
+        """Hand back what was not acknowledged, and leave. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._register.discard(self)
+        self._news.set()
+        for job in self._jobs[1:]:
+            job.cancel()
+        with contextlib.suppress(TimeoutError, QueueError):
+            async with asyncio.timeout(LEAVING_SECONDS):
+                # What the server gives us this very moment must not arrive after we left.
+                await self._reader.stop()
+                await self._settle()
+                await self._call("leave")
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
+        await self._reader.aclose()
+        self._held.clear()
+        self._buffer.clear()
+
+    # -- reading -------------------------------------------------------------------------------
+    async def _read(self) -> None:
+        """Fill the buffer, for ever."""
+        pause = FIRST_PAUSE
+        while not self._closed:
+            try:
+                await self._read_once()
+                pause = FIRST_PAUSE
+            except QueueError as error:
+                if self._closed:
+                    return
+                log.warning("no messages from %s for now: %s", self.topic, error)
+                await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
+                pause = min(pause * 2, LONGEST_PAUSE)
+                with contextlib.suppress(QueueError):
+                    await self._join()
+
+    async def _read_once(self) -> None:
+        room = self._prefetch - len(self._held)
+        if room <= 0:
+            self._room.clear()
+            await self._room.wait()
+            return
+        taken = await self._call("take", room=room, signals=self._reader.take_signals())
+        self._add(taken)
+        if not taken and not self._closed:
+            self._add(await self._reader.wait(room))
+
+    def _add(self, entries: list[Any]) -> None:
+        for id_, fields in entries:
+            self._held.add(id_.decode())
+            # A message that others wrote may have other fields.
+            self._buffer.append((id_.decode(), fields[1] if fields else b""))
+        if entries:
+            self._news.set()
+
+    async def _bury(self, id_: str, body: bytes, reason: str) -> None:
+        log.error("a message of %s is put aside: %s", self.topic, reason)
+        self._held.discard(id_)
+        self._room.set()
+        with contextlib.suppress(QueueUnavailableError):
+            await self._call("bury", body, id=id_, reason=reason)
+
+    # -- ownership -----------------------------------------------------------------------------
+    async def _join(self) -> None:
+        kept = {id_.decode() for id_ in await self._call("join", held=self._mine())}
+        self._forget(kept)
+        await self._settle()
+
+    def _mine(self) -> list[str]:
+        return [*self._held, *self._unsettled]
+
+    def _forget(self, kept: set[str]) -> None:
+        """Only ``kept`` is still ours."""
+        lost = self._held - kept
+        if lost:
+            log.warning("%d messages of %s went to other consumers", len(lost), self.topic)
+        self._held &= kept
+        self._unsettled = {i: done for i, done in self._unsettled.items() if i in kept}
+        self._buffer = deque(item for item in self._buffer if item[0] in kept)
+        self._room.set()
+
+    async def _live(self) -> None:
+        """Signs of life, for ever."""
+        while True:
+            await asyncio.sleep(self._silence / SIGNS_PER_SILENCE)
+            try:
+                if not await self._call("beat", held=self._mine()):
+                    await self._join()
+                elif self._unsettled:
+                    await self._settle()
+            except QueueError as error:
+                log.warning("no sign of life to %s: %s", self.topic, error)
+
+    async def _settle_soon(self) -> None:
+        await asyncio.sleep(0)
+        self._settling = None
+        try:
+            await self._settle()
+        except QueueUnavailableError as error:
+            log.warning("messages of %s are settled later: %s", self.topic, error)
+
+    async def _settle(self) -> None:
+        settled = dict(self._unsettled)
+        if settled:
+            done = [id_ for id_, acked in settled.items() if acked]
+            undone = [id_ for id_, acked in settled.items() if not acked]
+            await self._call("settle", done=done, undone=undone)
+            for id_ in settled:
+                self._unsettled.pop(id_, None)
+
+    async def _call(self, operation: str, body: bytes = b"", **arguments: Any) -> Any:
+        request = {**self._who, **arguments}
+        return await call_topic(self._pipe, self._prefix, operation, request, body)

@@ -1,0 +1,42 @@
+"""The script's operations on one topic."""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import msgspec
+
+from llamadeploy.exceptions import QueueError, QueueUnavailableError
+from llamadeploy.redis_pipe import RedisAway, RedisPipe, RedisRefused, Script
+
+SCRIPT = Script((files(__package__) / "queue.lua").read_text(encoding="utf-8"))
+
+PREFIX = "llamadeploy:queue"
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def topic_prefix(topic: str) -> str:
+    """The prefix of a topic's keys. They share a hash tag, which ends at the first brace."""
+    return f"{PREFIX}:{{{topic.replace('%', '%25').replace('}', '%7D')}}}:"
+
+
+async def call_topic(
+    pipe: RedisPipe, prefix: str, operation: str, request: Any = None, body: bytes = b""
+) -> Any:
+    """Run an operation of the script.
+
+    Args:
+        body: of a message; Redis's msgpack knows no bytes.
+
+    Raises:
+        QueueUnavailableError: the server cannot be reached now; it may have been done.
+        QueueError: the server refused.
+    """
+    try:
+        return await pipe.run(SCRIPT, (prefix,), operation, _encode(request), body)
+    except RedisAway as error:
+        raise QueueUnavailableError(f"message queue: {error}") from error
+    except RedisRefused as error:
+        raise QueueError(f"message queue: {error}") from error
