@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, MutableMapping
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args
 
@@ -176,6 +176,14 @@ class ApiserverSettings(BaseSettings):
 def variable(field: str) -> str:
     """The environment variable of a field of :class:`PodSettings`."""
     return PREFIX + field.upper()
+
+
+def forget_secrets(environ: MutableMapping[str, str]) -> None:
+    """Take the variables that may hold credentials out of ``environ``, once they were read: user
+    code, and the programs it starts, have no use for them."""
+    for name, field in PodSettings.model_fields.items():
+        if SecretStr in (field.annotation, *get_args(field.annotation)) or name in _JSON_FIELDS:
+            environ.pop(variable(name), None)
 
 
 def load_settings(settings: type[_SettingsT], **values: Any) -> _SettingsT:

@@ -23,7 +23,7 @@ from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.metrics.instruments import Family
 from llamadeploy.metrics.worker import WorkerMetrics
-from llamadeploy.settings import PodSettings
+from llamadeploy.settings import PodSettings, forget_secrets
 from llamadeploy.types import ServiceDefinition, ServiceOptions
 from llamadeploy.worker.caller import RemoteServiceCaller
 from llamadeploy.worker.contract import Runner
@@ -51,6 +51,7 @@ def main() -> NoReturn:
     code = 1
     try:
         settings = PodSettings.from_env()
+        forget_secrets(os.environ)
         configure_logging(settings.log_format, settings.log_level)
         code = run_worker(settings)
     except LlamaDeployError as error:
