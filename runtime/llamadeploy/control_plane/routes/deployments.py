@@ -46,6 +46,19 @@ TASK_STATE_HEADER = "X-Task-State"
 0.8.1 know no error for a failed task or for a late event; newer ones see it here."""
 
 
+_CREATION = {
+    **body_schema(TaskDefinition),
+    "parameters": [
+        {"in": place, "name": name, "required": place == "path", "schema": {"type": "string"}}
+        for place, name in (
+            ("path", "deployment_name"),
+            ("query", "session_id"),
+            ("header", "Idempotency-Key"),
+        )
+    ],
+}
+
+
 def deployments_router(resolve: Resolve) -> APIRouter:
     """Routes under ``/deployments/{deployment_name}`` about tasks and sessions.
 
@@ -66,7 +79,7 @@ def deployments_router(resolve: Resolve) -> APIRouter:
 
 def _add_creation(router: APIRouter, resolve: Resolve) -> None:
     # Both routes take the bare request: they are hot, and ids follow rules of their own.
-    @router.post("/tasks/run", response_model=str, openapi_extra=body_schema(TaskDefinition))
+    @router.post("/tasks/run", response_model=str, openapi_extra=_CREATION)
     @hot
     async def run_task(request: Request) -> Response:
         """Run a task and return its result's text. Without a session it gets one of its own,
@@ -87,9 +100,7 @@ def _add_creation(router: APIRouter, resolve: Resolve) -> None:
             },
         )
 
-    @router.post(
-        "/tasks/create", response_model=TaskDefinition, openapi_extra=body_schema(TaskDefinition)
-    )
+    @router.post("/tasks/create", response_model=TaskDefinition, openapi_extra=_CREATION)
     @hot
     async def create_task(request: Request) -> Response:
         """Accept a task and return its definition with the ids it has now."""
