@@ -69,6 +69,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--chaos-rounds", type=int, default=0, help="how often to kill each of the processes"
     )
+    parser.addoption(
+        "--write-table", action="store_true", help="bring docs/reliability.md up to date"
+    )
 
 
 def alive(pid: int) -> bool:
