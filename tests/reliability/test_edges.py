@@ -12,7 +12,7 @@ import pytest
 WORKFLOW = """
 import asyncio, time
 from workflows import Context, Workflow, step
-from workflows.events import Event, StartEvent, StopEvent
+from workflows.events import Event, HumanResponseEvent, StartEvent, StopEvent
 
 class Note(Event):
     text: str
@@ -64,6 +64,10 @@ class Work(Workflow):
             value = [value]
         await ctx.store.set("deep", value)
         return StopEvent(result="done")
+
+    async def ask(self, ctx, ev):
+        answer = await ctx.wait_for_event(HumanResponseEvent)
+        return StopEvent(result=ascii(answer.response))
 
     async def many_events(self, ctx, ev):
         for number in range(20_000):
@@ -169,3 +173,39 @@ async def test_many_at_once(laptop: Any, clients: Any) -> None:
     kinds = ["result", "event", "error", "context"] * 10
     results = await asyncio.gather(*[finished(users, kind, within=20) for kind in kinds])
     assert {result["attempts"] for result in results} == {1}
+
+
+DEEP = "[" * 100_000 + "]" * 100_000
+
+
+@pytest.mark.defect(11)
+async def test_json_that_is_too_deep_is_refused(laptop: Any, clients: Any) -> None:
+    users = clients(laptop)
+    await users.ready()
+    url = f"{laptop.url}/deployments/chaos"
+    asked = await users.call("POST", "/tasks/create", users.task(1, "ask"))
+    event = '{"__is_pydantic": true, "qualified_name": "workflows.events.HumanResponseEvent", '
+    refused = [
+        ("/tasks/create", json.dumps({"input": f'{{"a": {DEEP}}}'})),
+        ("/tasks/create", f'{{"input": {DEEP}}}'),
+        (
+            users.path(asked, "/events"),
+            json.dumps({"service_id": "work", "event_obj_str": event + f'"value": {DEEP}}}'}),
+        ),
+        (users.path(asked, "/events"), DEEP),
+    ]
+    for path, body in refused:
+        headers = {"Content-Type": "application/json"}
+        async with users.http.post(url + path, data=body, headers=headers) as reply:
+            assert reply.status in (400, 422), (path, reply.status, (await reply.text())[:300])
+    answer = json.dumps(
+        {
+            "__is_pydantic": True,
+            "qualified_name": "workflows.events.HumanResponseEvent",
+            "value": {"response": "a\ud800b"},
+        }
+    )
+    body = {"service_id": "work", "event_obj_str": answer}
+    await users.call("POST", users.path(asked, "/events"), body)
+    await users.result(1, asked)
+    assert users.book.got[1] == ascii("a\ud800b")

@@ -17,6 +17,7 @@ MAX_ID_LENGTH = 256
 
 _ID = re.compile(r"[^/\x00-\x1f\x7f]+")
 _OBJECT = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_TOO_DEEP = "its JSON is nested too deeply: some hundred levels are possible"
 _IDS = uuid.UUID("5f3f8a0e-5d0c-4a4e-9a63-0d0c2f7a7b51")
 
 
@@ -42,7 +43,7 @@ def check_arguments(text: str, *location: str) -> None:
     """Raises InvalidFieldError unless ``text`` is a JSON object, the arguments of a run."""
     try:
         _OBJECT.decode(text)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         # Python's own encoder writes NaN and Infinity, which msgspec refuses and workers read.
         _check_arguments_leniently(text, location)
 
@@ -55,6 +56,8 @@ def _check_arguments_leniently(text: str, location: tuple[str, ...]) -> None:
         raise InvalidFieldError(
             location, f"must be the JSON text of an object, {example}; this is not JSON: {error}"
         ) from None
+    except RecursionError:
+        raise InvalidFieldError(location, _TOO_DEEP) from None
     if not isinstance(value, dict):
         raise InvalidFieldError(
             location,
@@ -75,6 +78,8 @@ def check_event(text: str, *location: str) -> None:
         raise InvalidFieldError(
             location, f"must be the JSON text of a serialised event; this is not JSON: {error}"
         ) from None
+    except RecursionError:
+        raise InvalidFieldError(location, _TOO_DEEP) from None
     if not isinstance(value, dict):
         raise InvalidFieldError(
             location,

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgspec
 import workflows.events as framework_events
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from workflows import Context, Workflow
 from workflows.context.serializers import JsonSerializer
 from workflows.context.state_store import DictState, infer_state_type
@@ -218,6 +218,8 @@ class ContextCodec:
             data = json.loads(text)
         except ValueError as error:
             raise ContextError(f"the event is not JSON: {error}") from None
+        except RecursionError:
+            raise ContextError("the event's JSON is nested too deeply") from None
         if not isinstance(data, dict) or not isinstance(data.get("qualified_name"), str):
             raise ContextError("the event must be an object with 'qualified_name' and 'value'")
         cls = self.serializer.resolve_class(data["qualified_name"])
@@ -225,7 +227,7 @@ class ContextCodec:
             raise UnknownTypeError(f"{data['qualified_name'][:_MAX_SHOWN]!r} is not an event")
         try:
             return cls.model_validate(data.get("value") or {})
-        except (ValidationError, TypeError, ValueError) as error:
+        except Exception as error:  # noqa: BLE001 - a user's validators may raise anything
             raise ContextError(f"the event's value does not fit {cls.__name__}: {error}") from None
 
     def _restore(self, what: str, data: dict[str, Any]) -> Context:

@@ -45,6 +45,8 @@ def _arguments(text: str) -> dict[str, object]:
         arguments = json.loads(text)
     except ValueError as error:
         raise ConfigurationError(f"the task's input is not JSON: {error}") from None
+    except RecursionError:
+        raise ConfigurationError("the task's input is nested too deeply") from None
     if not isinstance(arguments, dict):
         raise ConfigurationError(
             "the task's input must be a JSON object with the workflow's arguments, got "
