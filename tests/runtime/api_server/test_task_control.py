@@ -430,6 +430,23 @@ def test_delete_without_a_drain_is_quick(doomed: Any, tmp_path: Path) -> None:
     assert server.request("DELETE", "/deployments/hasty?drain=-1").status == 422
 
 
+def test_a_deployment_that_cannot_be_brought_back_can_be_deleted(
+    start_server: Any, source: Path, tmp_path: Path
+) -> None:
+    first = start_server(tmp_path / "data")
+    for name in ("damaged", "sound"):
+        assert first.create(first.deployment(name, "pid"), source).status == 200
+    assert first.stop() == 0
+    (tmp_path / "data" / "damaged" / "deployment.json").write_text("{")
+    second = start_server(tmp_path / "data")
+    assert second.details("damaged")["state"] == "failed"
+    assert second.request("DELETE", "/deployments/damaged").status == 200
+    assert not (tmp_path / "data" / "damaged").exists()
+    assert "damaged" not in second.get("/status/").body["details"]
+    assert second.request("DELETE", "/deployments/damaged").status == 404
+    assert second.run("sound").status == 200
+
+
 # -- retention ---------------------------------------------------------------------------------
 
 

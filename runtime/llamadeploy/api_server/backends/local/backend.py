@@ -129,12 +129,24 @@ class LocalBackend:
 
     async def delete(self, name: str, drain: float | None = None) -> None:
         """See :meth:`llamadeploy.api_server.backends.base.Backend.delete`."""
+        if name not in self._deployments and await self._delete_failed(name):
+            return
         deployment = self._get(name)
         async with self._reserved(name, DeploymentState.STOPPING):
             await deployment.end_tasks(self._options.drain_seconds if drain is None else drain)
             del self._deployments[name]
             await deployment.stop(0)
             await asyncio.to_thread(self._data.folder(name).remove)
+
+    async def _delete_failed(self, name: str) -> bool:
+        """Remove one that could not be brought back; whether there was one."""
+        if name not in self._failures or name in self._busy:
+            return False
+        if name not in await asyncio.to_thread(self._data.recorded):
+            return False
+        async with self._reserved(name, DeploymentState.STOPPING):
+            await asyncio.to_thread(self._data.folder(name).remove)
+        return True
 
     def names(self) -> list[str]:
         """The deployments that take tasks, in the order they were made."""
