@@ -18,6 +18,7 @@ from llamadeploy.api_server.backends.local.core import is_loopback
 from llamadeploy.api_server.backends.local.options import LocalOptions
 from llamadeploy.api_server.metrics import metrics_app, server_metrics
 from llamadeploy.api_server.options import ServeOptions
+from llamadeploy.collector import settle_collector
 from llamadeploy.exceptions import ConfigurationError, LlamaDeployError
 from llamadeploy.logs import configure_logging
 from llamadeploy.serving import HttpServer
@@ -108,11 +109,16 @@ def run(options: ServeOptions, *, on_ready: Callable[[Serving], None] | None = N
     """:func:`serve` as a process: logging, event loop, errors as text; the exit code."""
     import uvloop
 
+    def ready(serving: Serving) -> None:
+        settle_collector()
+        if on_ready is not None:
+            on_ready(serving)
+
     configure_logging(options.log_format, options.log_level)
     _quieten()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(options, on_ready=on_ready))
+            runner.run(serve(options, on_ready=ready))
     except LlamaDeployError as error:
         print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - for the person at the terminal
         return 1

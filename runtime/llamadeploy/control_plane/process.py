@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import click
 from pydantic import SecretStr
 
+from llamadeploy.collector import settle_collector
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
@@ -144,7 +145,7 @@ async def _main(settings: PodSettings, address: Address) -> None:
     if settings.parent_fd is not None:
         # Whoever started us holds the other end: its end, however it came, is ours too.
         loop.add_reader(settings.parent_fd, _parent_ended, loop, settings.parent_fd, stop)
-    await serve(settings, address, stop=stop)
+    await serve(settings, address, stop=stop, on_ready=lambda _: settle_collector())
 
 
 def _parent_ended(loop: asyncio.AbstractEventLoop, fd: int, stop: asyncio.Event) -> None:
