@@ -18,6 +18,7 @@ from typing import NoReturn
 import msgspec
 import uvloop
 
+from llamadeploy.collector import settle_collector
 from llamadeploy.exceptions import ConfigurationError, LlamaDeployError
 from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
@@ -81,6 +82,7 @@ def run_worker(
     environ = os.environ if environ is None else environ
     settings.require("service", "control_plane_url", "workflow_path", "source_dir", "signing_keys")
     process = WorkerProcess(settings, environ, lease)
+    settle_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return runner.run(process.run())
 
