@@ -11,14 +11,27 @@ from llamadeploy.state_stores.base import StateStore
 ADAPTERS: dict[str, str] = {
     "memory": "llamadeploy.state_stores.sqlite.store:SQLiteStateStore",
     "sqlite": "llamadeploy.state_stores.sqlite.store:SQLiteStateStore",
+    "postgresql": "llamadeploy.state_stores.postgresql.store:PostgreSQLStateStore",
     "redis": "llamadeploy.state_stores.redis.store:RedisStateStore",
     "rediss": "llamadeploy.state_stores.redis.store:RedisStateStore",
     "unix": "llamadeploy.state_stores.redis.store:RedisStateStore",
 }
 """Scheme -> ``module:class``; imported when asked for."""
 
-NOT_YET = ("postgresql", "mongodb+srv")
+ALIASES = {"postgres": "postgresql"}
+"""Other names of schemes."""
+
+NOT_YET = ("mongodb+srv",)
 """Schemes that deployment files may name and that have no adapter yet."""
+
+
+SHARED = frozenset({"postgres", "postgresql", "redis", "rediss", "unix"})
+"""Schemes of stores that any process may open: workers do, instead of asking a control plane."""
+
+
+def is_shared(uri: str) -> bool:
+    """Whether workers reach this store directly."""
+    return uri.partition("://")[0] in SHARED
 
 
 async def open_store(uri: str, namespace: str) -> StateStore:
@@ -26,7 +39,8 @@ async def open_store(uri: str, namespace: str) -> StateStore:
 
     Args:
         uri: ``memory://``, ``sqlite:///relative.db`` or ``sqlite:////absolute.db``,
-            ``redis://host:port/db`` (also ``rediss``, ``unix``; see ``redis_address``).
+            ``redis://host:port/db`` (also ``rediss``, ``unix``; see ``redis_address``),
+            ``postgresql://user:password@host:port/database`` (also ``postgres``).
         namespace: the deployment; several may share one store and see nothing of each other.
 
     Raises:
@@ -39,7 +53,7 @@ async def open_store(uri: str, namespace: str) -> StateStore:
         raise UnsupportedFeatureError(
             f"state_store_uri: '{scheme}' is not available yet; available: {_known()}"
         )
-    target = ADAPTERS.get(scheme) if separator else None
+    target = ADAPTERS.get(ALIASES.get(scheme, scheme)) if separator else None
     if target is None:
         # The URI itself may hold a password, so only its scheme is shown.
         shown = f"scheme '{scheme}'" if separator else "a URI without a scheme"

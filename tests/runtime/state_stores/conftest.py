@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.postgresql.store import PostgreSQLStateStore
 from llamadeploy.state_stores.records import (
     Completion,
     Created,
@@ -61,7 +62,7 @@ async def _sqlite(folder: Path, namespace: str, clock: Clock) -> StateStore:
     return await SQLiteStateStore.open(f"sqlite:///{folder}/state.db", namespace, clock=clock)
 
 
-SCHEMES = ("memory", "redis", "rediss", "sqlite", "unix")
+SCHEMES = ("memory", "postgresql", "redis", "rediss", "sqlite", "unix")
 """What the suite runs on; ``test_registry`` fails while a registered scheme is not among them."""
 
 
@@ -69,6 +70,13 @@ def _redis(uri: Callable[[], str]) -> Opener:
     async def opener(folder: Path, namespace: str, clock: Clock) -> StateStore:
         # The server is shared: each test's folder makes its namespaces its own.
         return await RedisStateStore.open(uri(), f"{folder}.{namespace}", clock=clock)
+
+    return opener
+
+
+def _postgresql(uri: Callable[[], str]) -> Opener:
+    async def opener(folder: Path, namespace: str, clock: Clock) -> StateStore:
+        return await PostgreSQLStateStore.open(uri(), f"{folder}.{namespace}", clock=clock)
 
     return opener
 
@@ -164,8 +172,12 @@ def adapters(request: pytest.FixtureRequest) -> dict[str, Opener]:
     def server() -> Any:
         return request.getfixturevalue("redis_server")
 
+    def postgresql() -> Any:
+        return request.getfixturevalue("postgresql_server")
+
     return {
         "memory": _memory,
+        "postgresql": _postgresql(lambda: postgresql().uri),
         "sqlite": _sqlite,
         "redis": _redis(lambda: server().uri),
         "rediss": _redis(lambda: server().tls_uri),

@@ -405,7 +405,9 @@ class Machine(RuleBasedStateMachine):
         raise AssertionError([t for t in self.tasks.values() if t.state not in TERMINAL])
 
 
-@pytest.mark.parametrize(("scheme", "examples"), [("memory", 60), ("sqlite", 20), ("redis", 40)])
+@pytest.mark.parametrize(
+    ("scheme", "examples"), [("memory", 60), ("sqlite", 20), ("redis", 40), ("postgresql", 10)]
+)
 def test_model(scheme: str, examples: int, adapters: dict[str, Any], clock: Any) -> None:
     run_state_machine_as_test(
         lambda: Machine(adapters[scheme], clock),

@@ -36,7 +36,7 @@ async def test_a_closed_store_says_so(bench: Any) -> None:
         await bench.store.ping()
 
 
-@pytest.mark.parametrize("scheme", ["sqlite", "redis"])
+@pytest.mark.parametrize("scheme", ["sqlite", "redis", "postgresql"])
 async def test_two_deployments_share_a_store_and_see_nothing_of_each_other(
     scheme: str, adapters: dict[str, Any], tmp_path: Path, clock: Any, bench: Any
 ) -> None:

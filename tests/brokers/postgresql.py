@@ -1,0 +1,199 @@
+"""Real PostgreSQL servers on free ports with folders of their own; never the system's instance.
+
+``postgresql_server`` is shared by a test run: use names of your own in it. ``own_postgresql``
+belongs to one test, which may kill, stop and restart it; it writes everything to disk before it
+answers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "postgresql"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def find_programs() -> Path | None:
+    """The folder of ``initdb`` and ``postgres``; Debian has none of them in the path."""
+    found = shutil.which("initdb")
+    folders = [Path(found).resolve().parent] if found else []
+    folders += sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)
+    return next((folder for folder in folders if (folder / "postgres").exists()), None)
+
+
+def require_postgresql() -> Path:
+    """Where the programs are; installed where we may, else the test is skipped (in CI: fails)."""
+    found = find_programs()
+    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
+        _install()
+        found = find_programs()
+    if found is not None:
+        return found
+    message = "PostgreSQL is not installed: apt-get install postgresql (or brew install postgresql)"
+    if os.environ.get("CI") == "true":
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def _install() -> None:
+    lock = Path(tempfile.gettempdir()) / "llamadeploy-tests-apt.lock"
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        if find_programs():
+            return
+        # RUNLEVEL=1: the package's scripts start no system instance that nobody here wants.
+        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
+        run = ["apt-get", "install", "-y", "--no-install-recommends", PACKAGE]
+        for command in (["apt-get", "update"], run):
+            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+            if done.returncode:
+                pytest.fail(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
+        for command in (["service", PACKAGE, "stop"], ["systemctl", "disable", PACKAGE]):
+            if shutil.which(command[0]):
+                subprocess.run(command, capture_output=True, check=False)
+
+
+def _unprivileged() -> str | None:
+    """PostgreSQL refuses root: whom to run it as there."""
+    return pwd.getpwnam("postgres").pw_name if os.geteuid() == 0 else None
+
+
+class PostgreSQLServer:
+    """One server with one database, ``test``, that lets everybody on this machine in.
+
+    Attributes:
+        folder: where its files are; a restart finds them.
+    """
+
+    def __init__(self, folder: Path, *options: str) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.options = options
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def uri(self) -> str:
+        return f"postgresql://postgres@127.0.0.1:{self.port}/postgres"
+
+    def create(self) -> None:
+        """Make its files."""
+        user = _unprivileged()
+        if user is not None:
+            shutil.chown(self.folder, user)
+        command = [
+            str(require_postgresql() / "initdb"), "-D", str(self.folder / "data"), "-A", "trust",
+            "-U", "postgres", "-E", "UTF8", "--locale", "C", "--no-sync",
+        ]  # fmt: skip
+        done = subprocess.run(
+            command, user=user, cwd=self.folder, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+
+    def start(self) -> None:
+        """Start it (again) and wait until it answers."""
+        settings = {
+            "port": self.port, "listen_addresses": "127.0.0.1", "max_connections": 200,
+            "unix_socket_directories": self.folder,
+        }  # fmt: skip
+        command = [str(require_postgresql() / "postgres"), "-D", str(self.folder / "data")]
+        for option in (*(f"{name}={value}" for name, value in settings.items()), *self.options):
+            command += ["-c", option]
+        with (self.folder / "server.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, cwd=self.folder, user=_unprivileged()
+            )  # fmt: skip
+        self.wait()
+
+    def wait(self, seconds: float = 30.0) -> None:
+        """Return once it takes connections."""
+        deadline = time.monotonic() + seconds
+        ready = [str(require_postgresql() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p"]
+        while subprocess.run([*ready, str(self.port)], check=False).returncode:
+            process = self.process
+            if process is None or process.poll() is not None or time.monotonic() > deadline:
+                raise AssertionError((self.folder / "server.log").read_text()[-3000:])
+            time.sleep(0.02)
+
+    def kill(self) -> None:
+        """``kill -9`` of all of its processes."""
+        children = self._signal(signal.SIGKILL)
+        self._ended()
+        deadline = time.monotonic() + 10
+        while any(Path(f"/proc/{child}").exists() for child in children):
+            assert time.monotonic() < deadline, "its children live on"
+            time.sleep(0.01)
+
+    def stop(self) -> None:
+        """End it, with its connections; idempotent."""
+        if self.process is not None:
+            self.thaw()
+            self.process.send_signal(signal.SIGINT)
+            self._ended()
+
+    def freeze(self) -> None:
+        """It stops in its tracks, its sockets stay open."""
+        self._signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """It goes on."""
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> list[int]:
+        """To the server and its children, which are in sessions of their own; the children."""
+        assert self.process is not None
+        found = subprocess.run(
+            ["pgrep", "-P", str(self.process.pid)], capture_output=True, text=True, check=False
+        )
+        children = [int(child) for child in found.stdout.split()]
+        for pid in (self.process.pid, *children):
+            try:
+                os.kill(pid, number)
+            except ProcessLookupError:
+                pass
+        return children
+
+    def _ended(self) -> None:
+        assert self.process is not None
+        self.process.wait(20)
+        self.process = None
+
+
+@pytest.fixture(scope="session")
+def postgresql_server() -> Iterator[PostgreSQLServer]:
+    """The test run's server; it forgets in a power failure what a test never needs to know."""
+    require_postgresql()
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        server = PostgreSQLServer(Path(folder), "fsync=off", "full_page_writes=off")
+        server.create()
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.fixture
+def own_postgresql() -> Iterator[PostgreSQLServer]:
+    """A server for one test; a restart finds what it answered before."""
+    require_postgresql()
+    with tempfile.TemporaryDirectory(prefix="postgresql-") as folder:
+        server = PostgreSQLServer(Path(folder))
+        server.create()
+        server.start()
+        yield server
+        server.stop()
