@@ -48,4 +48,7 @@ def _login(parts: Mapping[str, Any]) -> str:
     return f"{quote(user, safe='')}{secret}@" if user or secret else ""
 
 
+ADDRESS_FIELDS = ("url", *_PARTS)
+"""The fields of a broker's configuration that its ``url`` says all of."""
+
 _BUILDERS = {"redis": _redis, "rabbitmq": _rabbitmq, "kafka": _kafka}

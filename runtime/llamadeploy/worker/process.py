@@ -13,6 +13,7 @@ import signal
 import sys
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import NoReturn
 
 import msgspec
@@ -25,10 +26,12 @@ from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.metrics.instruments import Family
 from llamadeploy.metrics.worker import WorkerMetrics
 from llamadeploy.settings import PodSettings, forget_secrets
+from llamadeploy.state_stores.registry import is_shared, open_store
 from llamadeploy.types import ServiceDefinition, ServiceOptions
 from llamadeploy.worker.caller import RemoteServiceCaller
 from llamadeploy.worker.contract import Runner
 from llamadeploy.worker.control_plane_client import ControlPlaneClient
+from llamadeploy.worker.direct_store import DirectExecutionStore
 from llamadeploy.worker.health import HealthServer
 from llamadeploy.worker.remote_store import RemoteExecutionStore
 from llamadeploy.worker.worker import LEASE, Worker
@@ -115,17 +118,16 @@ class WorkerProcess:
         )
         self._caller = RemoteServiceCaller(self._client)
         self._metrics = WorkerMetrics(settings.deployment, settings.service or "")
-        self._store = RemoteExecutionStore(
-            client=self._client, on_operation=self._metrics.operation
-        )
+        worker_id = settings.worker_id or f"{settings.replica or settings.service}-{_suffix()}"
         self._queue = _open_queue(settings)
+        self._store = self._open_store(worker_id)
         self._worker = Worker(
             _make_runner(settings, self._caller),
             self._store,
             self._queue,
             service=settings.service or "",
             namespace=settings.namespace,
-            worker_id=settings.worker_id or f"{settings.replica or settings.service}-{_suffix()}",
+            worker_id=worker_id,
             max_concurrent_tasks=settings.max_concurrent_tasks,
             lease=lease,
         )
@@ -133,6 +135,18 @@ class WorkerProcess:
         self._ready_fd = _number(environ, READY_FD)
         self._registered = False
         self._stopping = asyncio.Event()
+
+    def _open_store(self, worker_id: str) -> DirectExecutionStore | RemoteExecutionStore:
+        secret = self._settings.state_store_uri
+        uri = secret.get_secret_value() if secret else ""
+        if not is_shared(uri):
+            return RemoteExecutionStore(client=self._client, on_operation=self._metrics.operation)
+        return DirectExecutionStore(
+            partial(open_store, uri, self._settings.namespace),
+            self._queue,
+            namespace=self._settings.namespace,
+            publisher_id=worker_id,
+        )
 
     async def run(self) -> int:
         """Serve until told to stop; the exit code."""
@@ -228,6 +242,7 @@ class WorkerProcess:
         except (LlamaDeployError, TimeoutError) as error:
             log.warning("the message queue was not left in order: %s", error)
         await self._store.aclose()
+        await self._client.aclose()
 
 
 def _open_queue(settings: PodSettings) -> MessageQueue:

@@ -17,14 +17,17 @@ from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.exceptions import ConfigurationError, StoreError
-from llamadeploy.message_queues.config import SimpleMessageQueueConfig
+from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.message_queues.config import QueueConfig, SimpleMessageQueueConfig
+from llamadeploy.message_queues.registry import queue_config, queue_from_config
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
 from llamadeploy.serving import HttpServer
 from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings, load_settings
 from llamadeploy.spec.deployment import DeploymentSpec
-from llamadeploy.state_stores.registry import open_store
+from llamadeploy.spec.queue_address import ADDRESS_FIELDS
+from llamadeploy.state_stores.registry import is_shared, open_store
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +46,10 @@ class Core:
         self._stack = AsyncExitStack()
         self.control_plane: ControlPlane
         self.http: HttpServer
-        self.queue: HttpServer
+        self.queue: HttpServer | None = None
+        """Where the simple queue is served; another one runs elsewhere."""
+        self._broker: QueueConfig | None = None
+        self._shared_store: str | None = None
 
     @classmethod
     async def start(
@@ -63,7 +69,7 @@ class Core:
 
         Raises:
             ConfigurationError: a port is taken, a host is wrong, the store cannot be used so.
-            StoreError: the store cannot be opened.
+            StoreError, QueueError: the store or the message queue cannot be opened.
         """
         namespace = spec.control_plane.topic_namespace or f"llama_deploy.{spec.name}"
         core = cls(spec, namespace, options)
@@ -77,8 +83,8 @@ class Core:
     async def _start(self, spec: DeploymentSpec, store_uri: str, ports: tuple[int, int]) -> None:
         store = await open_store(store_uri, self.namespace)
         self._stack.push_async_callback(store.aclose)
-        broker = Broker()
-        queue = LocalMessageQueue(broker)
+        self._shared_store = store_uri if is_shared(store_uri) else None
+        queue = await self._open_queue(spec)
         self._stack.push_async_callback(queue.aclose)
         self.control_plane = ControlPlane(
             store,
@@ -92,7 +98,22 @@ class Core:
         self._stack.push_async_callback(self.control_plane.stop)
         await self.control_plane.start()
         await self._serve_control_plane(spec, ports[0])
-        await self._serve_queue(spec, broker, ports[1])
+        if isinstance(queue, LocalMessageQueue):
+            await self._serve_queue(spec, queue.broker, ports[1])
+        else:
+            self.control_plane.queue_config = self._broker
+
+    async def _open_queue(self, spec: DeploymentSpec) -> MessageQueue:
+        if spec.message_queue.type == "simple":
+            return LocalMessageQueue(Broker())
+        self._broker = queue_config(spec.message_queue.type, **spec.message_queue.options)
+        queue = queue_from_config(self._broker)
+        try:
+            await queue.ping()
+        except BaseException:
+            await queue.aclose()
+            raise
+        return queue
 
     async def _serve_control_plane(self, spec: DeploymentSpec, last_port: int) -> None:
         plane = spec.control_plane
@@ -150,14 +171,32 @@ class Core:
         return PodSettings(
             deployment=self._name,
             namespace=self.namespace,
-            queue_type="simple",
-            queue_url=SecretStr(_with_token(self.queue.url, token)),
+            **self._queue_settings(token),
+            state_store_uri=SecretStr(self._shared_store) if self._shared_store else None,
             control_plane_url=self.http.url,
             signing_keys=SecretStr(signing_keys),
             api_token=SecretStr(token) if token else None,
             log_format=self._options.log_format,
             log_level=self._options.log_level,
         )
+
+    def _queue_settings(self, token: str | None) -> dict[str, Any]:
+        if self._broker is None:
+            assert self.queue is not None  # noqa: S101 - served since the start
+            return {"queue_url": SecretStr(_with_token(self.queue.url, token))}
+        options = self._broker.model_dump(exclude=set(ADDRESS_FIELDS), exclude_none=True)
+        return {
+            "queue_type": self._broker["type"],
+            "queue_url": SecretStr(self._broker["url"]),
+            "queue_options": options,
+        }
+
+    def queue_status(self) -> dict[str, Any]:
+        """Where the message queue is, without credentials."""
+        if self._broker is None:
+            assert self.queue is not None  # noqa: S101 - served since the start
+            return {"type": "simple", "url": self.queue.url, "port": self.queue.port}
+        return {"type": self._broker["type"], **self._broker.public()}
 
     async def worker_lost(self, worker_id: str) -> None:
         """A worker process ended: what it ran goes to another one now."""

@@ -311,11 +311,7 @@ class LocalDeployment:
             "default_service": self.spec.default_service,
             "topic_namespace": self._core.namespace,
             "control_plane": {"url": self._core.http.url, "port": self._core.http.port},
-            "message_queue": {
-                "type": self.spec.message_queue.type,
-                "url": self._core.queue.url,
-                "port": self._core.queue.port,
-            },
+            "message_queue": self._core.queue_status(),
             "services": {
                 name: workers.status() for name, workers in self._workers.services.items()
             },
@@ -390,7 +386,7 @@ class LocalDeployment:
             services={name: service.record(root) for name, service in services.items()},
             ui=front_end_record(front_end, root),
             control_plane_port=self._core.http.port,
-            queue_port=self._core.queue.port,
+            queue_port=self._core.queue.port if self._core.queue else 0,
             changes=self._workers.changes if generation == self._generation else {},
         )
         await asyncio.to_thread(self._folder.write_record, record)
