@@ -114,10 +114,10 @@ def test_unknown_deployment(call: Call, url: str, method: str, path: str, conten
 
 
 @pytest.mark.original_differs("proxies to port 3000, whatever listens there")
-def test_the_ui_proxy_says_that_it_is_not_there_yet(call: Call, url: str) -> None:
+def test_a_deployment_without_a_ui_has_no_pages(call: Call, url: str) -> None:
     reply = call("GET", f"{url}/ui/compat/index.html")
-    assert reply.status == 501
-    assert "not available yet" in reply.json["detail"]
+    assert reply.status == 404
+    assert "ui" in reply.json["detail"]
 
 
 @pytest.mark.parametrize(("path", "content"), MISSING_FIELDS)
