@@ -106,7 +106,8 @@ async def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
         "from llamadeploy.control_plane import process\n"
         "from llamadeploy.settings import PodSettings\n"
         "process.serve = (lambda real: lambda s, a, stop, on_ready: real(\n"
-        "    s, a, stop=stop, on_ready=lambda l: (on_ready(l), print(l.port, flush=True))))(process.serve)\n"
+        "    s, a, stop=stop, on_ready=lambda l: (on_ready(l), print(l.port, flush=True))))(\n"
+        "    process.serve)\n"
         "asyncio.run(process._main(PodSettings.from_env(), process.Address('127.0.0.1', 0, 0)))\n"
     )
     child = await asyncio.create_subprocess_exec(
