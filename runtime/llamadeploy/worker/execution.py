@@ -11,7 +11,15 @@ from typing import TypeVar
 from llamadeploy.exceptions import StoreError, StoreUnavailableError
 from llamadeploy.state_stores.records import Finished, NewEvent
 from llamadeploy.worker.backoff import persist
-from llamadeploy.worker.contract import Failed, Outcome, Runner, Stopped, Succeeded, Waiting
+from llamadeploy.worker.contract import (
+    Failed,
+    Outcome,
+    Run,
+    Runner,
+    Stopped,
+    Succeeded,
+    Waiting,
+)
 from llamadeploy.worker.gate import ExclusiveGate
 from llamadeploy.worker.leases import Attempt
 from llamadeploy.worker.loops import Mailbox
@@ -122,27 +130,34 @@ class Executor:
         self._over(attempt)
 
     def _begin(self, attempt: Attempt) -> None:
-        """On the workflow loop."""
-        task = self._workflow.loop.create_task(self._watch(attempt))
-        self._watching.add(task)  # the loop itself holds its tasks weakly
-        task.add_done_callback(self._watching.discard)
-
-    async def _watch(self, attempt: Attempt) -> None:
-        """On the workflow loop."""
-        outcome: Outcome
+        """On the workflow loop. The run exists when this returns: where the loop was blocked, an
+        event or a cancel for it is next in line."""
         try:
             attempt.run = self._runner.start(
                 attempt.execution, Output(attempt, self._gate, self._io, self._note_resident)
             )
-            outcome = await attempt.run.ended()
-            self._io.post(_settle, attempt.outcome, outcome)
-            await attempt.run.outcome()
-        except Exception as error:
-            # A fault of the runner, not of the workflow; the task must end all the same.
-            log.exception("task %s: the runner failed", attempt.key.task_id)
-            self._io.post(_settle, attempt.outcome, failure(error))
+        except Exception as error:  # noqa: BLE001 - told and logged by _fault
+            self._fault(attempt, error)
+            self._io.post(_settle, attempt.left, None)
+            return
+        task = self._workflow.loop.create_task(self._watch(attempt, attempt.run))
+        self._watching.add(task)  # the loop itself holds its tasks weakly
+        task.add_done_callback(self._watching.discard)
+
+    async def _watch(self, attempt: Attempt, run: Run) -> None:
+        """On the workflow loop."""
+        try:
+            self._io.post(_settle, attempt.outcome, await run.ended())
+            await run.outcome()
+        except Exception as error:  # noqa: BLE001 - told and logged by _fault
+            self._fault(attempt, error)
         finally:
             self._io.post(_settle, attempt.left, None)
+
+    def _fault(self, attempt: Attempt, error: Exception) -> None:
+        """A fault of the runner, not of the workflow; the task must end all the same."""
+        log.error("task %s: the runner failed", attempt.key.task_id, exc_info=error)
+        self._io.post(_settle, attempt.outcome, failure(error))
 
     def _note_resident(self, attempt: Attempt, reason: str) -> None:
         """On the I/O loop, beside the run."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 import time
 from collections.abc import Callable
 
 import pytest
-from workflows import Workflow, step
+from workflows import Context, Workflow, step
 from workflows.events import HumanResponseEvent, StartEvent, StopEvent
 
 from llamadeploy.state_stores.records import StartRequest
@@ -220,3 +221,61 @@ async def test_a_task_that_may_kill_its_worker_runs_alone(plane, eventually):
         workflow.release()
         await plane.result(later)
         assert workflow.most == 3
+
+
+class BlockedAtFirst(Workflow):
+    """One task blocks the loop of all; the others wait for an answer."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=None)
+        self.blocked = threading.Event()
+        self.unblock = threading.Event()
+
+    @step
+    async def run_it(self, ctx: Context, ev: StartEvent) -> StopEvent:
+        if ev.get("block"):
+            self.blocked.set()
+            self.unblock.wait(10)
+            return StopEvent(result="unblocked")
+        await ctx.store.set("event", self.blocked)  # keeps the run in memory
+        answer = await ctx.wait_for_event(HumanResponseEvent)
+        await ctx.store.set("event", None)
+        return StopEvent(result=answer.response)
+
+
+async def _held(plane, worker, eventually):
+    """A task that the worker has, and its session."""
+    task_id = await plane.create()
+    await eventually(lambda: worker._leases.get(task_id) is not None)
+    return task_id, (await plane.store.get_task(task_id)).session_id
+
+
+@pytest.mark.rule(6, 11)
+async def test_an_event_that_comes_while_the_loop_is_blocked_is_not_lost(plane, eventually):
+    await plane.register()
+    workflow = BlockedAtFirst()
+    async with plane.worker(workflow, lease=0.6) as worker:
+        await plane.create(block=True)
+        await eventually(workflow.blocked.is_set)
+        task_id, session = await _held(plane, worker, eventually)
+        await plane.control_plane.send_event(
+            session, task_id, EventDefinition(service_id="echo", event_obj_str=ANSWER)
+        )
+        await eventually(lambda: worker._leases.get(task_id).inbound_seq == 1)
+        workflow.unblock.set()
+        assert (await plane.result(task_id, 5.0)).result == "42"
+
+
+@pytest.mark.rule(11, 13)
+async def test_a_cancel_that_comes_while_the_loop_is_blocked_is_not_lost(plane, eventually):
+    await plane.register()
+    workflow = BlockedAtFirst()
+    async with plane.worker(workflow, lease=0.6) as worker:
+        blocking = await plane.create(block=True)
+        await eventually(workflow.blocked.is_set)
+        task_id, session = await _held(plane, worker, eventually)
+        await plane.control_plane.cancel(session, task_id)
+        await eventually(lambda: worker._leases.get(task_id).is_lost())
+        workflow.unblock.set()
+        assert (await plane.result(blocking)).result == "unblocked"
+        await eventually(lambda: worker.in_flight == 0, timeout=5.0)
