@@ -75,6 +75,7 @@ class RedisConsumer:
         ephemeral: bool,
         broadcast: bool,
         silence: float,
+        timeout: float,
         register: set[RedisConsumer],
     ) -> None:
         self.topic = topic
@@ -92,7 +93,9 @@ class RedisConsumer:
             "ephemeral": ephemeral,
             "silence": silence,
         }
-        self._reader = BlockingReader(address, pipe, self._prefix, self._group, self.id)
+        self._reader = BlockingReader(
+            address, pipe, self._prefix, self._group, self.id, grace=timeout
+        )
         self._held: set[str] = set()
         self._buffer: deque[tuple[str, bytes]] = deque()
         self._unsettled: dict[str, bool] = {}

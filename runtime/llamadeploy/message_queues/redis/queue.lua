@@ -9,7 +9,7 @@ local R = cmsgpack.unpack(ARGV[2])
 local BODY = ARGV[3]
 local S = P .. 's'
 local BACK = '_back' -- the owner of what was handed back
-local GROUP_SECONDS = 60 -- a broadcast group whose consumer is silent for this long is forgotten
+local GROUP_SILENCES = 10 -- a broadcast group is forgotten after its consumer was silent so often
 local INBOX_SECONDS = 60 -- an ephemeral topic whose consumer is silent for this long vanishes
 local MARK_SECONDS = 86400 -- for this long nothing is published to a vanished topic
 
@@ -110,7 +110,7 @@ local function reap(group, silence, broadcast)
     end
   end
   if broadcast then
-    local oldest = '(' .. string.format('%.17g', NOW - GROUP_SECONDS)
+    local oldest = '(' .. string.format('%.17g', NOW - silence * GROUP_SILENCES)
     for _, name in ipairs(call('ZRANGEBYSCORE', P .. 'groups', '-inf', oldest)) do
       if name ~= group then
         remove_group(name)

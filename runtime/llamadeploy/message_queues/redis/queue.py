@@ -13,7 +13,7 @@ from llamadeploy.message_queues.redis.topic import call_topic, topic_prefix
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
 from llamadeploy.redis_address import RedisAddress
-from llamadeploy.redis_pipe import RedisAway, RedisPipe, RedisRefused
+from llamadeploy.redis_pipe import ANSWER_SECONDS, RedisAway, RedisPipe, RedisRefused
 
 SILENCE_SECONDS = 6.0
 """A consumer that gives no sign of life for this long loses what it holds; it gives three."""
@@ -25,6 +25,7 @@ class RedisMessageQueue:
     Args:
         config: the settings, or its fields as keyword arguments (as in 0.8.1).
         silence: seconds, see :data:`SILENCE_SECONDS`; the same for all consumers of a topic.
+        timeout: seconds a server may owe an answer before it is taken for away.
 
     Raises:
         ConfigurationError: a setting is wrong.
@@ -36,11 +37,13 @@ class RedisMessageQueue:
         config: RedisMessageQueueConfig | None = None,
         *,
         silence: float = SILENCE_SECONDS,
+        timeout: float = ANSWER_SECONDS,
         **options: Any,
     ) -> None:
         self._config = config if config is not None else RedisMessageQueueConfig(**options)
         self._address = RedisAddress(self._config.url, "message queue")
         self._silence = silence
+        self._timeout = timeout
         self._broadcast = not self._config.exclusive_mode
         self._pipes: dict[str, RedisPipe] = {}
         self._consumers: set[RedisConsumer] = set()
@@ -80,6 +83,7 @@ class RedisMessageQueue:
             ephemeral=ephemeral,
             broadcast=self._broadcast and not ephemeral,
             silence=self._silence,
+            timeout=self._timeout,
             register=self._consumers,
         )
 
@@ -123,5 +127,5 @@ class RedisMessageQueue:
             raise QueueUnavailableError("message queue: it was closed")
         name = prefix if self._address.cluster else ""
         if name not in self._pipes:
-            self._pipes[name] = RedisPipe(self._address, prefix)
+            self._pipes[name] = RedisPipe(self._address, prefix, timeout=self._timeout)
         return self._pipes[name]

@@ -16,25 +16,31 @@ if TYPE_CHECKING:
 BLOCK_SECONDS = 5.0
 """After this long the server answers with nothing, so that a dead connection is noticed."""
 
-GRACE_SECONDS = 5.0
-"""How much later than that an answer may come."""
-
 
 class BlockingReader:
     """``XREADGROUP BLOCK`` on a topic's stream and on its signals.
 
     Args:
         pipe: another connection to the same server, over which a wait is ended.
+        grace: how many seconds late an answer may come.
     """
 
     def __init__(
-        self, address: RedisAddress, pipe: RedisPipe, prefix: str, group: str, consumer: str
+        self,
+        address: RedisAddress,
+        pipe: RedisPipe,
+        prefix: str,
+        group: str,
+        consumer: str,
+        *,
+        grace: float,
     ) -> None:
         self._address = address
         self._pipe = pipe
         self._prefix = prefix
         self._group = group
         self._consumer = consumer
+        self._grace = grace
         self._connection: AbstractConnection | None = None
         self._client_id = 0
         self._signals: list[str] = []
@@ -64,7 +70,7 @@ class BlockingReader:
                 "BLOCK", int(BLOCK_SECONDS * 1000), "STREAMS", *streams, ">", ">",
                 check_health=False,
             )  # fmt: skip
-            async with asyncio.timeout(BLOCK_SECONDS + GRACE_SECONDS):
+            async with asyncio.timeout(BLOCK_SECONDS + self._grace):
                 reply = await connection.read_response(disable_decoding=True)
         except Exception as error:  # every kind means the same: join and read again
             await self.aclose()

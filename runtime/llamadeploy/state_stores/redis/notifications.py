@@ -15,10 +15,6 @@ from llamadeploy.state_stores.redis import replies
 
 log = logging.getLogger(__name__)
 
-PING_SECONDS = 5.0
-"""A connection that was silent for this long is asked for a sign of life; after as long again
-without one it is taken for dead."""
-
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 _decode = msgspec.msgpack.Decoder(tuple[list[str], replies.Ended]).decode
@@ -32,6 +28,8 @@ class Notifications:
 
     Args:
         mark: 16 characters, this process's.
+        silence: seconds after which a connection is asked for a sign of life; after as long again
+            without one it is taken for dead.
     """
 
     def __init__(
@@ -41,7 +39,7 @@ class Notifications:
         *,
         mark: str,
         followers: Followers,
-        silence: float = PING_SECONDS,
+        silence: float,
     ) -> None:
         self._address = address
         self._channel = channel

@@ -11,7 +11,7 @@ import msgspec
 
 from llamadeploy.exceptions import ConfigurationError, StoreError, StoreUnavailableError
 from llamadeploy.redis_address import RedisAddress
-from llamadeploy.redis_pipe import RedisPipe
+from llamadeploy.redis_pipe import ANSWER_SECONDS, RedisPipe
 from llamadeploy.state_stores.base import Follower
 from llamadeploy.state_stores.followers import Followers
 from llamadeploy.state_stores.observation import StoreObserver
@@ -62,31 +62,46 @@ class RedisStateStore:
     """See ``StateStore``; made by :meth:`open`. Belongs to the event loop that opened it."""
 
     def __init__(
-        self, address: RedisAddress, namespace: str, clock: Callable[[], float] | None
+        self,
+        address: RedisAddress,
+        namespace: str,
+        clock: Callable[[], float] | None,
+        timeout: float,
     ) -> None:
         prefix = f"llamadeploy:{{{namespace}}}:"
         self._followers = Followers()
         self._resend_after: float | None = None
         mark = secrets.token_hex(8)
         self._call = ScriptCaller(
-            RedisPipe(address, prefix), prefix, mark=mark, followers=self._followers, clock=clock
+            RedisPipe(address, prefix, timeout=timeout),
+            prefix,
+            mark=mark,
+            followers=self._followers,
+            clock=clock,
         )
         self._notifications = Notifications(
             address,
             f"{prefix}changed",
             mark=mark,
             followers=self._followers,
+            silence=timeout,
         )
 
     @classmethod
     async def open(
-        cls, uri: str, namespace: str, *, clock: Callable[[], float] | None = None
+        cls,
+        uri: str,
+        namespace: str,
+        *,
+        clock: Callable[[], float] | None = None,
+        timeout: float = ANSWER_SECONDS,
     ) -> Self:
         """Connect, and check that the keys are of a layout that this release knows.
 
         Args:
             uri: see :mod:`llamadeploy.redis_address`.
             clock: seconds since the epoch; the server's time by default.
+            timeout: seconds a server may owe an answer before it is taken for away.
 
         Raises:
             ConfigurationError: the URI is wrong, the login is refused, the keys are newer.
@@ -96,7 +111,7 @@ class RedisStateStore:
         if "{" in namespace or "}" in namespace:
             raise ConfigurationError(f"namespace {namespace!r}: a name with no braces is needed")
         address = RedisAddress(uri, "state store")
-        store = cls(address, namespace, clock)
+        store = cls(address, namespace, clock, timeout)
         try:
             try:
                 version = await store._call.run(operations.OPEN, {"version": SCHEMA})
