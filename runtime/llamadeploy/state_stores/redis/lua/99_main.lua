@@ -2,10 +2,12 @@ local done, result, items = pcall(OPS[OPERATION])
 local problem
 if not done then
   if type(result) ~= 'table' or not result.kind then
-    if type(result) == 'table' and result.err then
-      return redis.error_reply(result.err)
+    -- Redis's own refusals begin with a code (OOM, READONLY); what does not is a bug of ours.
+    local text = type(result) == 'table' and result.err or tostring(result)
+    if not string.match(text, '^%u+ ') then
+      text = 'ERR ' .. OPERATION .. ': ' .. text
     end
-    return redis.error_reply('ERR ' .. OPERATION .. ': ' .. tostring(result))
+    return redis.error_reply(text)
   end
   problem, result, items = result.kind, result.message, nil
 end
