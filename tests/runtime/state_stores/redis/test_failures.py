@@ -157,7 +157,8 @@ async def test_a_full_server_refuses_and_nothing_is_half_written(
     with pytest.raises(StoreUnavailableError, match="maxmemory"):
         await store.create_task(task("u"))
     with pytest.raises(StoreUnavailableError, match="maxmemory"):
-        await finish(store, run)
+        await store.append_events(run.key, [NewEvent(0, "E", "{}")])
+    assert (await store.read_log("t", 0, 9)).event_count == 0
     assert (await store.get_task("t")).state == TaskState.RUNNING
     assert await store.get_task("u") is None
     assert await store.get_session("of u") is None
