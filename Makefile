@@ -27,6 +27,9 @@ bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1, then a soak of 200,00
 
 dev: $(VENV)/.dev ## Make the development environment in .venv
 
+openapi: $(VENV)/.dev ## Write docs/apiserver.json and docs/control_plane.json
+	$(BIN)/python -m llamadeploy.api_server.openapi docs
+
 lock: $(VENV)/.dev ## Renew requirements/*.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header pyproject.toml -o requirements/runtime.lock

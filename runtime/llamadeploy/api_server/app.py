@@ -16,6 +16,7 @@ from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
 from llamadeploy.hot_routes import HotRoutes
 from llamadeploy.metrics.route import metrics_router
+from llamadeploy.openapi import complete
 from llamadeploy.protection import ProtectionMiddleware
 from llamadeploy.serving import probe_routes
 
@@ -40,6 +41,7 @@ def create_app(backend: Backend, *, token: str | None = None, metrics: bool = Tr
 
     @app.get("/")
     async def root(request: Request) -> dict[str, str]:
+        """Where the documentation and the status are."""
         return {
             "swagger_docs": f"{request.base_url}docs",
             "status": f"{request.base_url}status",
@@ -52,4 +54,5 @@ def create_app(backend: Backend, *, token: str | None = None, metrics: bool = Tr
     app.include_router(admin_router(backend))
     app.include_router(deployments)
     app.mount("/ui", ui_proxy(backend, token=token))
+    complete(app, "api-server")
     return app

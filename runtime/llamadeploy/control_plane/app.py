@@ -24,6 +24,7 @@ from llamadeploy.control_plane.routes.services import services_router
 from llamadeploy.control_plane.routes.sessions import sessions_router
 from llamadeploy.hot_routes import HotRoutes
 from llamadeploy.metrics.route import metrics_router
+from llamadeploy.openapi import complete
 from llamadeploy.protection import ProtectionMiddleware
 from llamadeploy.serving import probe_routes
 
@@ -72,4 +73,5 @@ def control_plane_app(
         metrics_router(control_plane.metrics),
     ):
         app.include_router(router)
+    complete(app, "control-plane")
     return app

@@ -51,21 +51,24 @@ class NoDeployments:
 
 def routes_of(app: Any) -> Iterator[tuple[str, str]]:
     """Method and path of every route, also of mounted applications."""
-    for route in _all(app.routes):
+    for prefix, route in _all(app.routes):
         if isinstance(route, Mount):
             yield from ((method, f"{route.path}/x/y") for method in ("GET", "POST", "DELETE"))
         elif isinstance(route, Route | APIRoute):
-            path = route.path
+            path = prefix + route.path
             while "{" in path:
                 start, end = path.index("{"), path.index("}")
                 path = f"{path[:start]}1{path[end + 1 :]}"
             yield from ((method, path) for method in route.methods or ())
 
 
-def _all(routes: list[BaseRoute]) -> Iterator[BaseRoute]:
+def _all(routes: list[BaseRoute], prefix: str = "") -> Iterator[tuple[str, BaseRoute]]:
     for route in routes:
         inner = getattr(route, "original_router", None)  # FastAPI's included routers
-        yield from _all(inner.routes) if inner is not None else (route,)
+        if inner is None:
+            yield prefix, route
+        else:
+            yield from _all(inner.routes, prefix + route.include_context.prefix)  # type: ignore[attr-defined]
 
 
 async def _check_every_route(app: Any, expected: int) -> None:

@@ -24,10 +24,12 @@ def admin_router(backend: Backend) -> APIRouter:
 
     @router.get("/")
     async def list_deployments() -> list[DeploymentDefinition]:
+        """The deployments that take tasks, in the order they were made."""
         return [DeploymentDefinition(name=name) for name in backend.names()]
 
     @router.get("/{name}")
     async def get_deployment(name: str) -> DeploymentDefinition:
+        """Whether there is a deployment of that name."""
         if name not in backend.names():
             raise NotFoundError("Deployment not found")
         return DeploymentDefinition(name=name)

@@ -23,6 +23,7 @@ def status_router(backend: Backend, collect: Collect | None = None) -> APIRouter
 
     @router.get("/")
     async def status() -> Status:
+        """How the server and each deployment are. Reads memory only, so it answers at any time."""
         found = backend.status()
         unhealthy = [each for each in found if each.state is DeploymentState.DEGRADED]
         return Status(

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.control_plane.routes.dead_letters import dead_letters_router
+from llamadeploy.control_plane.routes.dead_letters import LARGEST, dead_letters_router
 from llamadeploy.control_plane.routes.operations import (
     observation_router,
     service_operations_router,
@@ -37,6 +37,7 @@ from llamadeploy.types import (
 
 SessionQuery = Annotated[str | None, Query()]
 Wait = Annotated[float, Query(ge=0)]
+Sequence = Annotated[int, Query(ge=0, le=LARGEST, description="skip events up to this one")]
 
 MAX_LISTED = 1000
 """Tasks of one page of a listing."""
@@ -156,6 +157,7 @@ def _add_listing(router: APIRouter, resolve: Resolve) -> None:
 def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
     @router.get("/tasks")
     async def list_tasks(deployment_name: str) -> list[TaskDefinition]:
+        """The definitions of all tasks that are kept, oldest first."""
         return await resolve(deployment_name).list_tasks()
 
     @router.post("/tasks/{task_id}/events")
@@ -179,7 +181,7 @@ def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
         deployment_name: str,
         task_id: str,
         session_id: SessionQuery = None,
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: Sequence = 0,
         format: StreamFormat = StreamFormat.LEGACY,
         follow: bool = True,
     ) -> Response:
@@ -208,6 +210,7 @@ def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
     async def get_status(
         deployment_name: str, task_id: str, session_id: SessionQuery = None
     ) -> TaskStatus:
+        """Where a task stands."""
         control_plane = resolve(deployment_name)
         session = await control_plane.session_of(task_id, session_id)
         return await control_plane.status(session, task_id)
@@ -225,14 +228,17 @@ def _add_tasks(router: APIRouter, resolve: Resolve) -> None:
 def _add_sessions(router: APIRouter, resolve: Resolve) -> None:
     @router.get("/sessions")
     async def list_sessions(deployment_name: str) -> list[SessionDefinition]:
+        """All sessions with their task ids and state."""
         return await resolve(deployment_name).list_sessions()
 
     @router.get("/sessions/{session_id}")
     async def get_session(deployment_name: str, session_id: str) -> SessionDefinition:
+        """A session with its task ids and state."""
         return await resolve(deployment_name).get_session(session_id)
 
     @router.post("/sessions/create")
     async def create_session(deployment_name: str) -> SessionDefinition:
+        """Make a session; its id is in the reply."""
         return SessionDefinition(session_id=await resolve(deployment_name).create_session())
 
     @router.post("/sessions/delete")

@@ -18,6 +18,7 @@ def home_router(control_plane: ControlPlane) -> APIRouter:
 
     @router.get("/")
     async def home() -> dict[str, str]:
+        """Settings of the control plane, as texts."""
         config = control_plane.config
         return {
             "running": str(config.running),
@@ -35,6 +36,7 @@ def home_router(control_plane: ControlPlane) -> APIRouter:
 
     @router.post("/process_message")
     async def process_message(message: QueueMessage) -> None:
+        """Act on a message as if it came from the message queue."""
         await control_plane.process_message(message)
 
     return router
@@ -46,6 +48,7 @@ def status_router(control_plane: ControlPlane) -> APIRouter:
 
     @router.get("/status/")
     async def status() -> Status:
+        """How this deployment is."""
         problems = await control_plane.problems()
         return Status(
             status=StatusEnum.UNHEALTHY if problems else StatusEnum.HEALTHY,
@@ -56,10 +59,12 @@ def status_router(control_plane: ControlPlane) -> APIRouter:
 
     @router.get("/deployments/")
     async def list_deployments() -> list[DeploymentDefinition]:
+        """The one deployment this control plane serves."""
         return [DeploymentDefinition(name=control_plane.name)]
 
     @router.get("/deployments/{deployment_name}")
     async def get_deployment(deployment_name: str) -> DeploymentDefinition:
+        """Whether this control plane serves a deployment of that name."""
         resolve_one(control_plane, deployment_name)
         return DeploymentDefinition(name=deployment_name)
 

@@ -41,6 +41,7 @@ def service_operations_router(provider: Provider) -> APIRouter:
 
     @router.get("/{service_name}/scaling")
     async def get_scaling(service_name: str, plane: ControlPlane = provider) -> ServiceScaling:
+        """A service's unfinished work and its replicas, for autoscalers."""
         return await plane.operations.scaling(service_name)
 
     @router.post("/{service_name}/stop")
@@ -70,6 +71,7 @@ def observation_router(provider: Provider) -> APIRouter:
 
     @router.get("/services")
     async def list_services(plane: ControlPlane = provider) -> list[ServiceStatus]:
+        """Every service with its workers and its unfinished work."""
         return await plane.operations.statuses()
 
     @router.get("/logs", response_class=StreamingResponse)

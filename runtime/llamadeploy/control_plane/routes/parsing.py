@@ -22,8 +22,15 @@ async def read_body(request: Request, model: type[ModelT]) -> ModelT:
         return model.model_validate_json(body or b"null")
     except ValidationError as error:
         raise RequestValidationError(
-            [{**item, "loc": ("body", *item["loc"])} for item in error.errors(include_url=False)]
+            [_shown(dict(item)) for item in error.errors(include_url=False)]
         ) from None
+
+
+def _shown(item: dict[str, Any]) -> dict[str, Any]:
+    item["loc"] = ("body", *item["loc"])
+    if isinstance(item.get("input"), bytes):  # a body that is no JSON, and perhaps no text
+        item["input"] = item["input"].decode("utf-8", "replace")
+    return item
 
 
 def body_schema(model: type[BaseModel]) -> dict[str, Any]:

@@ -26,10 +26,12 @@ def services_router(control_plane: ControlPlane) -> APIRouter:
 
     @router.get("")
     async def list_services() -> dict[str, ServiceDefinition]:
+        """Registered and declared services by their names."""
         return await control_plane.list_services()
 
     @router.get("/{service_name}")
     async def get_service(service_name: str) -> ServiceDefinition:
+        """A service's definition."""
         return await control_plane.get_service(service_name)
 
     return router

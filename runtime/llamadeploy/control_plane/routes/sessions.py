@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.control_plane.routes.deployments import TASK_STATE_HEADER, Wait, result_reply
+from llamadeploy.control_plane.routes.deployments import (
+    TASK_STATE_HEADER,
+    Sequence,
+    Wait,
+    result_reply,
+)
 from llamadeploy.control_plane.routes.streaming import StreamFormat, stream_response
 from llamadeploy.exceptions import NotFoundError
 from llamadeploy.types import (
@@ -36,14 +41,17 @@ def sessions_router(control_plane: ControlPlane) -> APIRouter:
 def _add_sessions(router: APIRouter, control_plane: ControlPlane) -> None:
     @router.post("/create")
     async def create_session() -> str:
+        """Make a session and return its id."""
         return await control_plane.create_session()
 
     @router.get("")
     async def list_sessions() -> dict[str, SessionDefinition]:
+        """All sessions by their ids."""
         return {s.session_id: s for s in await control_plane.list_sessions()}
 
     @router.get("/{session_id}")
     async def get_session(session_id: str) -> SessionDefinition:
+        """A session with its task ids and state."""
         return await control_plane.get_session(session_id)
 
     @router.post("/{session_id}/delete")
@@ -53,6 +61,7 @@ def _add_sessions(router: APIRouter, control_plane: ControlPlane) -> None:
 
     @router.get("/{session_id}/state")
     async def get_state(session_id: str) -> dict[str, Any]:
+        """The session's state, which orchestrators and clients share."""
         return await control_plane.session_state(session_id)
 
     @router.post("/{session_id}/state")
@@ -70,14 +79,17 @@ def _add_tasks(router: APIRouter, control_plane: ControlPlane) -> None:
 
     @router.get("/{session_id}/tasks")
     async def list_tasks(session_id: str) -> list[TaskDefinition]:
+        """The definitions of the session's tasks, oldest first."""
         return await control_plane.list_tasks(session_id)
 
     @router.get("/{session_id}/current_task")
     async def current_task(session_id: str) -> TaskDefinition | None:
+        """The session's newest task, or null."""
         return await control_plane.current_task(session_id)
 
     @router.get("/{session_id}/tasks/{task_id}")
     async def task_status(session_id: str, task_id: str) -> TaskStatus:
+        """Where a task stands."""
         return await control_plane.status(session_id, task_id)
 
     @router.post("/{session_id}/tasks/{task_id}/cancel")
@@ -107,7 +119,7 @@ def _add_results(router: APIRouter, control_plane: ControlPlane) -> None:
         request: Request,
         session_id: str,
         task_id: str,
-        after: Annotated[int, Query(ge=0)] = 0,
+        after: Sequence = 0,
         format: StreamFormat = StreamFormat.LEGACY,
         follow: bool = True,
     ) -> Response:

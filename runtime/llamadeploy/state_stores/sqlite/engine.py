@@ -177,6 +177,8 @@ class Engine:
     def _shown(self, error: BaseException) -> BaseException:
         if isinstance(error, sqlite3.Error):
             return translate(self._location, error)
+        if isinstance(error, OverflowError):
+            return ConfigurationError("a number is too large to be stored: it must be below 2^63")
         if isinstance(error, UnicodeEncodeError):
             return ConfigurationError(
                 f"a text cannot be stored because it is not valid Unicode ({error.reason} at "
