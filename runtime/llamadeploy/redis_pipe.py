@@ -33,12 +33,32 @@ class RedisRefused(Exception):
     """The server refused: a wrong login, a missing right, a command it does not know."""
 
 
-class Script:
-    """A Lua script; sent by its hash, and in full to a server that does not know it yet."""
+WRITE, READ, FREE = "", "_read", "_free"
+"""Kinds of calls: a server that is full refuses the first, and serves those that only read and
+those that let work come to its end."""
 
-    def __init__(self, text: str) -> None:
-        self.text = text
-        self.sha = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - Redis's naming
+
+class Library:
+    """Lua code that servers keep: as a function from Redis 7 on, before that as a script.
+
+    Its name has a hash of its text, so that releases do not disturb each other.
+
+    Args:
+        purpose: the beginning of its name.
+        text: defines ``local function run(keys, args)``. What else it defines is made once by a
+            server that has functions, and by each call else.
+    """
+
+    def __init__(self, purpose: str, text: str) -> None:
+        digest = hashlib.sha1(text.encode()).hexdigest()  # noqa: S324 - names, guards nothing
+        self.name = f"llamadeploy_{purpose}_{digest[:16]}"
+        self.function = f"#!lua name={self.name}\n{text}\n" + "".join(
+            f"redis.register_function{{function_name='{self.name}{kind}', callback=run, "
+            f"flags={{{flags}}}}}\n"
+            for kind, flags in ((WRITE, ""), (READ, "'no-writes'"), (FREE, "'allow-oom'"))
+        )
+        self.script = f"{text}\nreturn run(KEYS, ARGV)\n"
+        self.script_hash = hashlib.sha1(self.script.encode()).hexdigest()  # noqa: S324 - Redis's
 
 
 class _Pause:
@@ -53,16 +73,19 @@ class _Pause:
 
 
 class _Call:
-    """A command and the future of its caller; a command that is a script has its text too."""
+    """A command and the future of its caller; one that calls a library has that too."""
 
-    __slots__ = ("asked", "command", "future", "script")
+    __slots__ = ("asked", "command", "future", "library")
 
     def __init__(
-        self, command: tuple[Any, ...], future: asyncio.Future[Any], script: Script | None
+        self,
+        command: tuple[Any, ...],
+        future: asyncio.Future[Any],
+        library: Library | None = None,
     ) -> None:
         self.command = command
         self.future = future
-        self.script = script
+        self.library = library
         self.asked = 0.0
 
 
@@ -83,6 +106,7 @@ class RedisPipe:
         self._work = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
         self._closed = False
+        self._functions = True
 
     def ask(self, *command: Any) -> asyncio.Future[Any]:
         """Send a command; the future has its answer.
@@ -92,10 +116,19 @@ class RedisPipe:
         """
         return self._enqueue(command, None)
 
-    def run(self, script: Script, keys: tuple[str, ...], *arguments: Any) -> asyncio.Future[Any]:
-        """Run a script; see :meth:`ask`."""
-        command = ("EVALSHA", script.sha, len(keys), *keys, *arguments)
-        return self._enqueue(command, script)
+    def run(
+        self, library: Library, kind: str, keys: tuple[str, ...], *arguments: Any
+    ) -> asyncio.Future[Any]:
+        """Call a library; see :meth:`ask`.
+
+        Args:
+            kind: ``WRITE``, ``READ`` or ``FREE``.
+        """
+        if self._functions:
+            what = ("FCALL", library.name + kind)
+        else:
+            what = ("EVALSHA", library.script_hash)
+        return self._enqueue((*what, len(keys), *keys, *arguments), library)
 
     async def aclose(self) -> None:
         """Close the connection; who still waits gets :class:`RedisAway`. Idempotent."""
@@ -105,13 +138,13 @@ class RedisPipe:
             await asyncio.gather(self._running, return_exceptions=True)
         self._fail(RedisAway("the connection was closed"))
 
-    def _enqueue(self, command: tuple[Any, ...], script: Script | None) -> asyncio.Future[Any]:
+    def _enqueue(self, command: tuple[Any, ...], library: Library | None) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         if self._closed:
             future.set_exception(RedisAway("the connection was closed"))
             return future
-        self._waiting.append(_Call(command, future, script))
+        self._waiting.append(_Call(command, future, library))
         self._work.set()
         if self._running is None:
             self._running = loop.create_task(self._run(), name="redis pipe")
@@ -166,32 +199,41 @@ class RedisPipe:
                 await connection.send_packed_command(packed, check_health=False)
 
     async def _read(self, connection: AbstractConnection) -> None:
-        from redis.exceptions import NoScriptError, ResponseError
+        from redis.exceptions import ResponseError
 
         while True:
             try:
                 answer = await connection.read_response(
                     disable_decoding=True, disconnect_on_error=False
                 )
-            except NoScriptError as error:
-                self._send_in_full(self._owed.popleft(), error)
             except ResponseError as error:
-                translated = _translated(error, self._address)
-                _reject(self._owed.popleft(), translated)
-                if _ends_connection(error):
-                    raise
+                call = self._owed.popleft()
+                if call.library is None or not self._teach(call, call.library, str(error)):
+                    _reject(call, _translated(error, self._address))
+                    if _ends_connection(error):
+                        raise
             else:
                 call = self._owed.popleft()
                 if not call.future.done():
                     call.future.set_result(answer)
 
-    def _send_in_full(self, call: _Call, error: Exception) -> None:
-        if call.script is None:
-            _reject(call, _translated(error, self._address))
-            return
-        call.command = ("EVAL", call.script.text, *call.command[2:])
-        self._waiting.append(call)
+    def _teach(self, call: _Call, library: Library, refusal: str) -> bool:
+        """Send the library's text where the server does not know it; whether that was it."""
+        rest = call.command[2:]
+        if "unction not found" in refusal:
+            loading = _Call(("FUNCTION", "LOAD", "REPLACE", library.function), _forgotten())
+            self._waiting += [loading, call]
+        elif "unknown command" in refusal and call.command[0] == "FCALL":
+            self._functions = False
+            call.command = ("EVALSHA", library.script_hash, *rest)
+            self._waiting.append(call)
+        elif "No matching script" in refusal:
+            call.command = ("EVAL", library.script, *rest)
+            self._waiting.append(call)
+        else:
+            return False
         self._work.set()
+        return True
 
     async def _watch(self) -> None:
         """Ends with an error when the server owes an answer for too long."""
@@ -210,6 +252,13 @@ class RedisPipe:
         self._work.clear()
         for call in calls:
             _reject(call, error)
+
+
+def _forgotten() -> asyncio.Future[Any]:
+    """The future of a command whose failure shows in the next one's."""
+    future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+    future.add_done_callback(lambda done: done.cancelled() or done.exception())
+    return future
 
 
 def _reject(call: _Call, error: Exception) -> None:

@@ -3,18 +3,13 @@
 -- KEYS[1]  prefix of the topic's keys
 -- ARGV     operation; its arguments (msgpack); a message's body
 
-local P = KEYS[1]
-local call = redis.call
-local R = cmsgpack.unpack(ARGV[2])
-local BODY = ARGV[3]
-local S = P .. 's'
+-- Of the present call.
+local call, P, S, R, BODY, NOW
+
 local BACK = '_back' -- the owner of what was handed back
 local GROUP_SILENCES = 10 -- a broadcast group is forgotten after its consumer was silent so often
 local INBOX_SECONDS = 60 -- an ephemeral topic whose consumer is silent for this long vanishes
 local MARK_SECONDS = 86400 -- for this long nothing is published to a vanished topic
-
-local time = call('TIME')
-local NOW = tonumber(time[1]) + tonumber(time[2]) / 1000000
 
 local OPS = {}
 
@@ -346,4 +341,11 @@ function OPS.depth()
   return { depth, ready }
 end
 
-return OPS[ARGV[1]]()
+local function run(keys, args)
+  call = redis.call
+  P, S = keys[1], keys[1] .. 's'
+  R, BODY = cmsgpack.unpack(args[2]), args[3]
+  local time = call('TIME')
+  NOW = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  return OPS[args[1]]()
+end

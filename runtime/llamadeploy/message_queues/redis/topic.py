@@ -8,9 +8,12 @@ from typing import Any
 import msgspec
 
 from llamadeploy.exceptions import QueueError, QueueUnavailableError
-from llamadeploy.redis_pipe import RedisAway, RedisPipe, RedisRefused, Script
+from llamadeploy.redis_pipe import FREE, READ, WRITE, Library, RedisAway, RedisPipe, RedisRefused
 
-SCRIPT = Script((files(__package__) / "queue.lua").read_text(encoding="utf-8"))
+LIBRARY = Library("queue", (files(__package__) / "queue.lua").read_text(encoding="utf-8"))
+
+_ACCESS = {"publish": WRITE, "bury": WRITE, "join": WRITE, "depth": READ}
+"""What is not here may be done by a full server: it lets messages come to their end."""
 
 PREFIX = "llamadeploy:queue"
 
@@ -35,7 +38,9 @@ async def call_topic(
         QueueError: the server refused.
     """
     try:
-        return await pipe.run(SCRIPT, (prefix,), operation, _encode(request), body)
+        return await pipe.run(
+            LIBRARY, _ACCESS.get(operation, FREE), (prefix,), operation, _encode(request), body
+        )
     except RedisAway as error:
         raise QueueUnavailableError(f"message queue: {error}") from error
     except RedisRefused as error:

@@ -6,6 +6,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 
+from llamadeploy.redis_pipe import FREE, READ, WRITE
 from llamadeploy.state_stores.records import (
     Cancelled,
     Created,
@@ -31,6 +32,23 @@ from llamadeploy.state_stores.redis.replies import (
 T = TypeVar("T")
 
 
+_READS = frozenset(
+    {
+        "read_inbound", "get_task", "get_input", "list_tasks", "find_tasks", "service_load",
+        "read_log", "get_session", "list_sessions", "routing_stage", "next_due", "get_service",
+        "list_services", "list_dead_letters", "counts", "ping",
+    }
+)  # fmt: skip
+
+_GROWS = frozenset(
+    {
+        "open", "create_task", "create_session", "merge_session_state", "append_events",
+        "append_foreign_event", "append_inbound", "put_service", "add_dead_letter",
+    }
+)  # fmt: skip
+"""What a full server refuses; what is left lets work come to its end."""
+
+
 class Operation(Generic[T]):
     """A function of the script.
 
@@ -40,10 +58,11 @@ class Operation(Generic[T]):
         shown: what the contract calls it.
     """
 
-    __slots__ = ("decode", "name", "shown")
+    __slots__ = ("access", "decode", "name", "shown")
 
     def __init__(self, name: str, kind: Any, shown: str = "") -> None:
         self.name = name
+        self.access = READ if name in _READS else WRITE if name in _GROWS else FREE
         self.shown = shown or name
         self.decode = msgspec.msgpack.Decoder[T](kind).decode
 

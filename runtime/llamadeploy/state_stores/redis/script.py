@@ -16,7 +16,7 @@ from llamadeploy.exceptions import (
     StoreError,
     StoreUnavailableError,
 )
-from llamadeploy.redis_pipe import RedisAway, RedisPipe, RedisRefused, Script
+from llamadeploy.redis_pipe import Library, RedisAway, RedisPipe, RedisRefused
 from llamadeploy.state_stores.followers import Followers
 from llamadeploy.state_stores.observation import StoreObserver, tell
 from llamadeploy.state_stores.redis import replies
@@ -24,12 +24,13 @@ from llamadeploy.state_stores.redis.operations import Operation
 
 T = TypeVar("T")
 
-SCRIPT = Script(
+LIBRARY = Library(
+    "store",
     "\n".join(
         item.read_text(encoding="utf-8")
         for item in sorted((files(__package__) / "lua").iterdir(), key=lambda item: item.name)
         if item.name.endswith(".lua")
-    )
+    ),
 )
 
 
@@ -86,7 +87,7 @@ class ScriptCaller:
     async def run_with_items(self, operation: Operation[T], request: Any) -> tuple[T, msgspec.Raw]:
         """The operation's value, and its items in msgpack."""
         asked = time.perf_counter()
-        answer = _decode_answer(await self._ask(operation.name, _encoded(request)))
+        answer = _decode_answer(await self._ask(operation, _encoded(request)))
         if answer.touched:
             self._followers.wake(answer.touched, replies.ended_records(answer.ended))
         if self.observer is not None:
@@ -101,13 +102,13 @@ class ScriptCaller:
         self._closed = True
         await self._pipe.aclose()
 
-    async def _ask(self, operation: str, request: bytes) -> bytes:
+    async def _ask(self, operation: Operation[Any], request: bytes) -> bytes:
         if self._closed:
             raise StoreError("the state store is closed")
         now = "" if self._clock is None else repr(self._clock())
         try:
             answer: bytes = await self._pipe.run(
-                SCRIPT, self._keys, operation, request, self._mark, now
+                LIBRARY, operation.access, self._keys, operation.name, request, self._mark, now
             )
         except RedisAway as error:
             raise StoreUnavailableError(f"state store: {error}") from error

@@ -163,8 +163,8 @@ async def test_a_full_server_refuses_and_nothing_is_half_written(
     assert await store.get_task("u") is None
     assert await store.get_session("of u") is None
     assert (await store.counts())["queued"] == 0
+    await finish(store, run)  # what runs comes to its end
     await admin(own_redis.uri, "CONFIG", "SET", "maxmemory", "0")
-    await finish(store, run)
     await store.create_task(task("u"))
 
 
@@ -226,3 +226,29 @@ async def test_a_forgotten_task_leaves_nothing_but_its_tombstone(
     left = {key.decode().rpartition(":")[2] for key in await admin(own_redis.uri, "KEYS", "*")}
     left -= {key.decode().rpartition(":")[2] for key in before}
     assert left == {"tombstones", "numbers", "rows", "counts"}
+
+
+async def test_a_server_without_functions_takes_scripts(
+    tmp_path: Any, redis_server: Any, open_redis: Any, unique: str
+) -> None:
+    """As Redis 6 has none."""
+    old = type(redis_server)(redis_server.folder / unique, "--rename-command", "FCALL", "")
+    old.folder.mkdir()
+    old.start()
+    try:
+        store = await open_redis(old.uri)
+        await store.create_task(task("t"))
+        await finish(store, await store.start(request("t")))
+        assert (await store.get_task("t")).state == TaskState.SUCCEEDED
+        await store.aclose()
+    finally:
+        old.stop()
+
+
+async def test_a_server_that_forgot_the_functions_is_told_them_again(
+    own_redis: Any, open_redis: Any, admin: Any
+) -> None:
+    store = await open_redis(own_redis.uri)
+    await admin(own_redis.uri, "FUNCTION", "FLUSH")
+    await asyncio.gather(*(store.create_task(task(f"t{n}")) for n in range(20)))
+    assert (await store.counts())["queued"] == 20

@@ -1,6 +1,6 @@
 -- What every operation stands on. The files of this folder, in the order of their names, are one
--- script; Redis runs it as one step, so nothing interleaves. A script is not rolled back: an
--- operation checks everything that it may refuse before its first write.
+-- library; Redis runs each call of it as one step, so nothing interleaves. What it wrote is not
+-- taken back: an operation checks everything that it may refuse before its first write.
 --
 -- KEYS[1]  prefix of every key, with the deployment's namespace as hash tag
 -- ARGV     operation; its arguments (msgpack); who calls; the time, or '' for the server's
@@ -8,20 +8,25 @@
 --          (false: read it) of those that ended, observations, items] where items are msgpack
 --          already (the second value that the operation returned)
 
-local P = KEYS[1]
-local call = redis.call
-local OPERATION = ARGV[1]
-local R = cmsgpack.unpack(ARGV[2])
-local CALLER = ARGV[3]
-local NOW = tonumber(ARGV[4])
-if not NOW then
-  local time = call('TIME')
-  NOW = tonumber(time[1]) + tonumber(time[2]) / 1000000
+-- Of the present call.
+local call, P, R, NOW, CALLER
+local touched, is_touched, ended, observed
+local loaded, standing -- tasks that were read, and where the indices have them
+
+local function begin_call(keys, args)
+  call = redis.call
+  P, CALLER = keys[1], args[3]
+  R = cmsgpack.unpack(args[2])
+  NOW = tonumber(args[4])
+  if not NOW then
+    local time = call('TIME')
+    NOW = tonumber(time[1]) + tonumber(time[2]) / 1000000
+  end
+  touched, is_touched, ended, observed = {}, {}, {}, {}
+  loaded, standing = {}, {}
 end
 
 local OPS = {}
-local touched, ended, observed = {}, {}, {}
-local is_touched = {}
 
 local TERMINAL = { succeeded = true, failed = true, cancelled = true }
 

@@ -10,9 +10,6 @@
 -- `counts`, and per service `ready:<service>` (whose turn it is, by how long they have waited) and
 -- `load:<service>` (blocked, waiting, and running by worker).
 
-local loaded = {}
-local standing = {}
-
 local function stand(t)
   local state = t.state
   local s = { state = state, service = t.service, at = t.timer, deadline = t.queue_deadline }
