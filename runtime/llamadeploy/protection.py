@@ -8,9 +8,11 @@ a token a name that anybody could have registered (DNS rebinding) is refused too
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import re
-import uuid
+import secrets
 from collections.abc import Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 from starlette.responses import JSONResponse
@@ -24,6 +26,8 @@ UI_PREFIX = "/ui/"
 """Front ends set headers of their own, may be framed, and decide whose pages may call them."""
 
 _SANE_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+_PROCESS = secrets.token_hex(10).encode()
+_numbers = itertools.count()
 _READING = frozenset({"GET", "HEAD", "OPTIONS"})
 _PRIVATE_DOMAINS = ("localhost", "local", "internal", "test")
 _NOT_STORED = (b"cache-control", b"no-store")
@@ -78,7 +82,8 @@ class ProtectionMiddleware:
 
     def _problem(self, scope: Scope, headers: dict[bytes, bytes]) -> str | None:
         host = headers.get(b"host", b"").decode("latin-1").lower()
-        if not self._token and _may_be_rebound(scope, host):
+        server = scope.get("server")
+        if not self._token and server and _may_be_rebound(server[0], host):
             return (
                 f"the name in Host is not one of this machine's: '{host[:100]}'; "
                 "use 127.0.0.1 or localhost, or start the server with a token"
@@ -121,9 +126,9 @@ def _answering(send: Send, scope: Scope, request_id: bytes) -> Send:
         if message["type"] == "http.response.start":
             headers = [*message.get("headers", ()), (b"x-request-id", request_id)]
             if not plain:
-                headers += _HARDENING
-                if not any(name.lower() == b"cache-control" for name, _ in headers):
+                if not any(name == b"cache-control" for name, _ in headers):
                     headers.append(_NOT_STORED)
+                headers += _HARDENING
             message = {**message, "headers": headers}
         await send(message)
 
@@ -133,14 +138,14 @@ def _answering(send: Send, scope: Scope, request_id: bytes) -> Send:
 def _request_id(given: bytes | None) -> bytes:
     if given is not None and _SANE_ID.fullmatch(given):
         return given
-    return uuid.uuid4().hex.encode()
+    return b"%b%012x" % (_PROCESS, next(_numbers))
 
 
-def _may_be_rebound(scope: Scope, host: str) -> bool:
+@lru_cache(maxsize=256)
+def _may_be_rebound(address: str, host: str) -> bool:
     """Whether a request to a loopback address names a host that a public DNS server may have
     pointed there."""
-    server = scope.get("server")
-    if not server or not _is_local(server[0]) or not host:
+    if not _is_local(address) or not host:
         return False
     name = _name(host)
     if _is_address(name) or "." not in name.rstrip("."):
