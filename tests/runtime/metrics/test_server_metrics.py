@@ -246,6 +246,15 @@ def _check_histogram(family: Any) -> None:
         assert values == sorted(values) and values[-1] == counts[labels]
 
 
+def test_every_metric_is_documented(watched: Watched) -> None:
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    names = [family.name for family in watched.scrape().families]
+    ours = [name for name in names if not name.startswith("process_")]
+    assert len(ours) >= 13
+    for name in ours:
+        assert f"`{name.removeprefix('llamadeploy_')}" in text, name
+
+
 def test_gauges_survive_a_restart_of_the_server(
     watched: Watched, start_server: Callable[..., Any], tmp_path: Path, read: Any
 ) -> None:

@@ -91,5 +91,9 @@ async def _check(http: aiohttp.ClientSession, plane: Any, gate: Path, read: Any)
     assert after("worker_deliveries_total", outcome="failed") == 1
     assert after("store_operation_seconds_count", operation="start") == 6
     assert after("store_operation_seconds_count", operation="finish") == 6
+    text = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    for family in after.families:
+        name = family.name.removeprefix("llamadeploy_")
+        assert f"`{name}" in text or name.startswith("process_"), name
     planes = await plane.control_plane.metrics()
     assert "llamadeploy_worker_deliveries" not in {family.name for family in planes}
