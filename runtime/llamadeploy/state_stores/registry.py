@@ -34,7 +34,7 @@ def is_shared(uri: str) -> bool:
     return uri.partition("://")[0] in SHARED
 
 
-async def open_store(uri: str, namespace: str) -> StateStore:
+async def open_store(uri: str, namespace: str, *, worker: bool = False) -> StateStore:
     """Open the store of one deployment.
 
     Args:
@@ -42,6 +42,7 @@ async def open_store(uri: str, namespace: str) -> StateStore:
             ``redis://host:port/db`` (also ``rediss``, ``unix``; see ``redis_address``),
             ``postgresql://user:password@host:port/database`` (also ``postgres``).
         namespace: the deployment; several may share one store and see nothing of each other.
+        worker: nobody here follows tasks; spares what that costs, where the adapter can.
 
     Raises:
         ConfigurationError: an unknown scheme, or a URI that its adapter cannot use.
@@ -60,7 +61,10 @@ async def open_store(uri: str, namespace: str) -> StateStore:
         raise ConfigurationError(f"state_store_uri: {shown} is unknown; available: {_known()}")
     module, _, name = target.partition(":")
     opener: Callable[[str, str], Awaitable[StateStore]]
-    opener = getattr(import_module(module), name).open
+    adapter = getattr(import_module(module), name)
+    opener = adapter.open
+    if worker:
+        opener = getattr(adapter, "open_for_worker", opener)
     return await opener(uri, namespace)
 
 

@@ -142,7 +142,7 @@ class WorkerProcess:
         if not is_shared(uri):
             return RemoteExecutionStore(client=self._client, on_operation=self._metrics.operation)
         return DirectExecutionStore(
-            partial(open_store, uri, self._settings.namespace),
+            partial(open_store, uri, self._settings.namespace, worker=True),
             self._queue,
             namespace=self._settings.namespace,
             publisher_id=worker_id,

@@ -99,7 +99,9 @@ class RedisConsumer:
         self._held: set[str] = set()
         self._buffer: deque[tuple[str, bytes]] = deque()
         self._unsettled: dict[str, bool] = {}
-        self._settling: asyncio.Future[None] | None = None
+        self._settling: asyncio.Task[None] | None = None
+        self._taking = False
+        self._drained = False
         self._news = asyncio.Event()
         self._room = asyncio.Event()
         self._jobs: list[asyncio.Task[None]] = []
@@ -151,7 +153,7 @@ class RedisConsumer:
         self._unsettled[id_] = done
         if self._settling is None:
             # All that is settled in this turn of the loop goes together.
-            self._settling = asyncio.ensure_future(self._settle_soon())
+            self._settling = asyncio.create_task(self._settle_soon())
         await asyncio.shield(self._settling)
 
     async def close(self) -> None:
@@ -195,14 +197,37 @@ class RedisConsumer:
 
     async def _read_once(self) -> None:
         room = self._prefetch - len(self._held)
-        if room <= 0:
+        if room <= 0 or self._taking:
             self._room.clear()
             await self._room.wait()
-            return
-        taken = await self._call("take", room=room, signals=self._reader.take_signals())
-        self._add(taken)
-        if not taken and not self._closed:
-            self._add(await self._reader.wait(room))
+        elif not self._drained:
+            await self._exchange(room)
+        elif not self._closed:
+            entries = await self._reader.wait(room)
+            self._drained = len(entries) < room and not self._reader.signalled
+            self._add(entries)
+
+    async def _exchange(self, room: int) -> None:
+        """Settle what is to be settled, and take up to ``room`` messages."""
+        settled = dict(self._unsettled)
+        done = [id_ for id_, acked in settled.items() if acked]
+        undone = [id_ for id_, acked in settled.items() if not acked]
+        if room <= 0:
+            await self._call("settle", done=done, undone=undone)
+        else:
+            self._taking = True
+            try:
+                signals = self._reader.take_signals()
+                taken = await self._call(
+                    "take", room=room, signals=signals, done=done, undone=undone
+                )
+            finally:
+                self._taking = False
+                self._room.set()
+            self._drained = not taken
+            self._add(taken)
+        for id_ in settled:
+            self._unsettled.pop(id_, None)
 
     def _add(self, entries: list[Any]) -> None:
         for id_, fields in entries:
@@ -253,19 +278,16 @@ class RedisConsumer:
     async def _settle_soon(self) -> None:
         await asyncio.sleep(0)
         self._settling = None
+        # A reader that has no room asks with this very call; one that waits goes on waiting.
+        busy = self._taking or self._reader.waiting or self._closed
         try:
-            await self._settle()
-        except QueueUnavailableError as error:
+            await self._exchange(0 if busy else self._prefetch - len(self._held))
+        except QueueError as error:
             log.warning("messages of %s are settled later: %s", self.topic, error)
 
     async def _settle(self) -> None:
-        settled = dict(self._unsettled)
-        if settled:
-            done = [id_ for id_, acked in settled.items() if acked]
-            undone = [id_ for id_, acked in settled.items() if not acked]
-            await self._call("settle", done=done, undone=undone)
-            for id_ in settled:
-                self._unsettled.pop(id_, None)
+        if self._unsettled:
+            await self._exchange(0)
 
     async def _call(self, operation: str, body: bytes = b"", **arguments: Any) -> Any:
         request = {**self._who, **arguments}

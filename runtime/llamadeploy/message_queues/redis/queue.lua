@@ -210,9 +210,38 @@ function OPS.join()
   return kept
 end
 
--- Up to R.room messages: what was handed back first.
+local function settle(group, id)
+  call('XACK', S, group, id)
+  if not R.broadcast then
+    call('XDEL', S, id)
+  end
+end
+
+-- Acknowledge R.done and hand back R.undone; what is somebody else's by now is left alone.
+function OPS.settle()
+  local group = R.group
+  if not group_exists(group) then
+    return
+  end
+  for _, id in ipairs(R.done) do
+    if owner(group, id) == R.consumer then
+      settle(group, id)
+    end
+  end
+  for _, id in ipairs(R.undone) do
+    if owner(group, id) == R.consumer then
+      hand_back(group, id)
+    end
+  end
+  if #R.undone > 0 then
+    signal(group)
+  end
+end
+
+-- Up to R.room messages, what was handed back first; before that settle.
 function OPS.take()
   local group, found = R.group, {}
+  OPS.settle()
   if #R.signals > 0 then
     call('XACK', wake(group), group, unpack(R.signals))
     call('XDEL', wake(group), unpack(R.signals))
@@ -236,35 +265,6 @@ function OPS.take()
     end
   end
   return found
-end
-
-local function settle(group, id)
-  call('XACK', S, group, id)
-  if not R.broadcast then
-    call('XDEL', S, id)
-  end
-end
-
--- Acknowledge R.done and hand back R.undone; what is somebody else's by now is left alone.
-function OPS.settle()
-  local group = R.group
-  if not group_exists(group) then
-    return 0
-  end
-  for _, id in ipairs(R.done) do
-    if owner(group, id) == R.consumer then
-      settle(group, id)
-    end
-  end
-  for _, id in ipairs(R.undone) do
-    if owner(group, id) == R.consumer then
-      hand_back(group, id)
-    end
-  end
-  if #R.undone > 0 then
-    signal(group)
-  end
-  return 1
 end
 
 -- Put a message aside that nobody can read.

@@ -48,6 +48,16 @@ class BlockingReader:
         self._idle.set()
         self._stopped = False
 
+    @property
+    def waiting(self) -> bool:
+        """Whether it waits now."""
+        return not self._idle.is_set()
+
+    @property
+    def signalled(self) -> bool:
+        """Whether something was handed back that nobody may have taken yet."""
+        return bool(self._signals)
+
     def take_signals(self) -> list[str]:
         """Ids of the signals that came since the last call."""
         signals, self._signals = self._signals, []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from typing import Any, Self
@@ -67,6 +66,7 @@ class RedisStateStore:
         namespace: str,
         clock: Callable[[], float] | None,
         timeout: float,
+        follow: bool,
     ) -> None:
         prefix = f"llamadeploy:{{{namespace}}}:"
         self._followers = Followers()
@@ -79,13 +79,15 @@ class RedisStateStore:
             followers=self._followers,
             clock=clock,
         )
-        self._notifications = Notifications(
-            address,
-            f"{prefix}changed",
-            mark=mark,
-            followers=self._followers,
-            silence=timeout,
-        )
+        self._notifications: Notifications | None = None
+        if follow:
+            self._notifications = Notifications(
+                address,
+                f"{prefix}changed",
+                mark=mark,
+                followers=self._followers,
+                silence=timeout,
+            )
 
     @classmethod
     async def open(
@@ -95,6 +97,7 @@ class RedisStateStore:
         *,
         clock: Callable[[], float] | None = None,
         timeout: float = ANSWER_SECONDS,
+        follow: bool = True,
     ) -> Self:
         """Connect, and check that the keys are of a layout that this release knows.
 
@@ -102,6 +105,8 @@ class RedisStateStore:
             uri: see :mod:`llamadeploy.redis_address`.
             clock: seconds since the epoch; the server's time by default.
             timeout: seconds a server may owe an answer before it is taken for away.
+            follow: whether followers learn what other processes change, which takes a connection
+                and a little work for each change.
 
         Raises:
             ConfigurationError: the URI is wrong, the login is refused, the keys are newer.
@@ -111,7 +116,7 @@ class RedisStateStore:
         if "{" in namespace or "}" in namespace:
             raise ConfigurationError(f"namespace {namespace!r}: a name with no braces is needed")
         address = RedisAddress(uri, "state store")
-        store = cls(address, namespace, clock, timeout)
+        store = cls(address, namespace, clock, timeout, follow)
         try:
             try:
                 version = await store._call.run(operations.OPEN, {"version": SCHEMA})
@@ -125,11 +130,17 @@ class RedisStateStore:
                     f"{SCHEMA}, the newest that this release knows; run the newer release, or "
                     "name another database"
                 )
-            await store._notifications.subscribed()
+            if store._notifications is not None:
+                await store._notifications.subscribed()
         except BaseException:
             await store.aclose()
             raise
         return store
+
+    @classmethod
+    async def open_for_worker(cls, uri: str, namespace: str) -> Self:
+        """:meth:`open` for who follows nothing."""
+        return await cls.open(uri, namespace, follow=False)
 
     # -- executions ----------------------------------------------------------------------------
     async def start(self, request: StartRequest) -> StartReply:
@@ -361,4 +372,6 @@ class RedisStateStore:
 
     async def aclose(self) -> None:
         """Finish what was asked and close. Idempotent."""
-        await asyncio.gather(self._notifications.aclose(), self._call.aclose())
+        if self._notifications is not None:
+            await self._notifications.aclose()
+        await self._call.aclose()
