@@ -6,6 +6,7 @@ test, which may kill, stop and restart it; it writes everything to disk before i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 import shutil
@@ -15,7 +16,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -89,10 +90,11 @@ class RedisServer:
     def socket_uri(self) -> str:
         return f"unix://{self.folder}/redis.sock?db=0"
 
-    def start(self) -> None:
+    def start(self, configuration: str | None = None) -> None:
         """Start it (again) and wait until it answers."""
-        command = [
-            require_redis(), "--port", str(self.port), "--bind", "127.0.0.1",
+        program = require_redis()
+        command = [program, configuration, *self.options] if configuration else [
+            program, "--port", str(self.port), "--bind", "127.0.0.1",
             "--unixsocket", str(self.folder / "redis.sock"), "--dir", str(self.folder),
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self.options,
         ]  # fmt: skip
@@ -116,6 +118,22 @@ class RedisServer:
             "--tls-port", str(self.tls_port), "--tls-cert-file", str(certificate),
             "--tls-key-file", str(key), "--tls-auth-clients", "no",
         )  # fmt: skip
+
+    def command(self, *words: str) -> str:
+        """The answer to a command, as text."""
+        request = f"*{len(words)}\r\n" + "".join(f"${len(w)}\r\n{w}\r\n" for w in words)
+        with socket.create_connection(("127.0.0.1", self.port), 5) as connection:
+            connection.sendall(request.encode())
+            answer = connection.recv(65536).decode()
+        assert not answer.startswith("-"), answer
+        return answer
+
+    def wait_for(self, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+        """Return once the condition holds."""
+        deadline = time.monotonic() + seconds
+        while not condition():
+            assert time.monotonic() < deadline, (self.folder / "redis.log").read_text()[-3000:]
+            time.sleep(0.02)
 
     def wait(self, seconds: float = 20.0) -> None:
         """Return once it answers."""
@@ -188,3 +206,76 @@ def own_redis() -> Iterator[RedisServer]:
 def unique() -> str:
     """A name that no other test uses."""
     return f"t{uuid.uuid4().hex[:12]}"
+
+
+@pytest.fixture
+def redis_cluster() -> Iterator[list[RedisServer]]:
+    """Two nodes that share the slots of a Cluster."""
+    require_redis()
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder, contextlib.ExitStack() as stack:
+        nodes = []
+        for number, slots in enumerate((("0", "8191"), ("8192", "16383"))):
+            (Path(folder) / str(number)).mkdir()
+            node = RedisServer(Path(folder) / str(number), "--cluster-enabled", "yes")
+            node.start()
+            stack.callback(node.stop)
+            node.command("CLUSTER", "ADDSLOTSRANGE", *slots)
+            nodes.append(node)
+        nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(nodes[1].port))
+        for node in nodes:
+            node.wait_for(lambda node=node: "cluster_state:ok" in node.command("CLUSTER", "INFO"))
+        yield nodes
+
+
+class WatchedRedis:
+    """A master with a replica, and a Sentinel (``uri``) that puts the one in the other's place."""
+
+    name = "watched"
+
+    def __init__(self, folder: Path) -> None:
+        for name in ("master", "replica", "sentinel"):
+            (folder / name).mkdir()
+        self.master = RedisServer(folder / "master")
+        self.replica = RedisServer(
+            folder / "replica", "--replicaof", f"127.0.0.1 {self.master.port}"
+        )
+        self.sentinel = RedisServer(folder / "sentinel", "--sentinel")
+
+    @property
+    def uri(self) -> str:
+        return f"redis://127.0.0.1:{self.sentinel.port}/0?sentinel={self.name}"
+
+    def start(self) -> None:
+        self.master.start()
+        self.replica.start()
+        self.replica.wait_for(
+            lambda: "master_link_status:up" in self.replica.command("INFO", "replication")
+        )
+        configuration = self.sentinel.folder / "sentinel.conf"
+        configuration.write_text(
+            f"port {self.sentinel.port}\nbind 127.0.0.1\ndir {self.sentinel.folder}\n"
+            f"sentinel monitor {self.name} 127.0.0.1 {self.master.port} 1\n"
+            f"sentinel down-after-milliseconds {self.name} 500\n"
+            f"sentinel failover-timeout {self.name} 2000\n"
+        )
+        self.sentinel.start(str(configuration))
+        self.sentinel.wait_for(
+            lambda: "slaves=1" in self.sentinel.command("INFO", "sentinel"), seconds=30
+        )
+
+    def stop(self) -> None:
+        for server in (self.sentinel, self.replica, self.master):
+            server.stop()
+
+
+@pytest.fixture
+def watched_redis() -> Iterator[WatchedRedis]:
+    """One for one test."""
+    require_redis()
+    with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        watched = WatchedRedis(Path(folder))
+        try:
+            watched.start()
+            yield watched
+        finally:
+            watched.stop()
