@@ -216,12 +216,15 @@ def redis_cluster() -> Iterator[list[RedisServer]]:
         nodes = []
         for number, slots in enumerate((("0", "8191"), ("8192", "16383"))):
             (Path(folder) / str(number)).mkdir()
-            node = RedisServer(Path(folder) / str(number), "--cluster-enabled", "yes")
+            bus = str(free_port())  # by default 10,000 above its port, which may be no port
+            node = RedisServer(
+                Path(folder) / str(number), "--cluster-enabled", "yes", "--cluster-port", bus
+            )
             node.start()
             stack.callback(node.stop)
             node.command("CLUSTER", "ADDSLOTSRANGE", *slots)
             nodes.append(node)
-        nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(nodes[1].port))
+        nodes[0].command("CLUSTER", "MEET", "127.0.0.1", str(nodes[1].port), bus)
         for node in nodes:
             node.wait_for(lambda node=node: "cluster_state:ok" in node.command("CLUSTER", "INFO"))
         yield nodes
