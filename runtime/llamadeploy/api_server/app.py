@@ -14,11 +14,11 @@ from llamadeploy.control_plane.routes.auth import TokenMiddleware
 from llamadeploy.control_plane.routes.deployments import deployments_router
 from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
-from llamadeploy.hot_routes import HotRoutes
+from llamadeploy.http.hot_routes import HotRoutes
+from llamadeploy.http.protection import ProtectionMiddleware
+from llamadeploy.http.serving import probe_routes
 from llamadeploy.metrics.route import metrics_router
 from llamadeploy.openapi import complete
-from llamadeploy.protection import ProtectionMiddleware
-from llamadeploy.serving import probe_routes
 
 
 def create_app(backend: Backend, *, token: str | None = None, metrics: bool = True) -> FastAPI:

@@ -20,8 +20,8 @@ from llamadeploy.api_server.metrics import metrics_app, server_metrics
 from llamadeploy.api_server.options import ServeOptions
 from llamadeploy.collector import settle_collector
 from llamadeploy.exceptions import ConfigurationError, LlamaDeployError
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.logs import configure_logging
-from llamadeploy.serving import HttpServer
 from llamadeploy.spec.loader import load_deployment
 
 log = logging.getLogger(__name__)

@@ -22,11 +22,11 @@ from llamadeploy.control_plane.routes.operations import service_operations_route
 from llamadeploy.control_plane.routes.providers import the_only
 from llamadeploy.control_plane.routes.services import services_router
 from llamadeploy.control_plane.routes.sessions import sessions_router
-from llamadeploy.hot_routes import HotRoutes
+from llamadeploy.http.hot_routes import HotRoutes
+from llamadeploy.http.protection import ProtectionMiddleware
+from llamadeploy.http.serving import probe_routes
 from llamadeploy.metrics.route import metrics_router
 from llamadeploy.openapi import complete
-from llamadeploy.protection import ProtectionMiddleware
-from llamadeploy.serving import probe_routes
 
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[Any]]
 

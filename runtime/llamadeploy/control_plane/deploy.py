@@ -11,7 +11,7 @@ from typing import Any
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.server import ControlPlaneServer
 from llamadeploy.exceptions import ConfigurationError
-from llamadeploy.exposure import TOKEN
+from llamadeploy.http.exposure import TOKEN
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig, SimpleMessageQueueConfig
 from llamadeploy.message_queues.registry import queue_from_config

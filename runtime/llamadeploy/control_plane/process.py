@@ -19,7 +19,8 @@ from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.exceptions import LlamaDeployError
-from llamadeploy.exposure import check_exposure
+from llamadeploy.http.exposure import check_exposure
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
@@ -27,7 +28,6 @@ from llamadeploy.message_queues.registry import open_queue
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
-from llamadeploy.serving import HttpServer
 from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings
 from llamadeploy.state_stores.registry import open_store
 

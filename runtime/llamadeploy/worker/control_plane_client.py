@@ -9,7 +9,7 @@ from typing import Any
 import msgspec
 
 from llamadeploy.exceptions import ConfigurationError, StoreError, StoreUnavailableError
-from llamadeploy.http_client import HttpClient, HttpConnectionError
+from llamadeploy.http.client import HttpClient, HttpConnectionError
 from llamadeploy.types import ServiceDefinition
 from llamadeploy.worker.backoff import Backoff
 from llamadeploy.worker.operations import CALL_PATH, ERRORS, RESULTS_PATH, CallReply, CallRequest

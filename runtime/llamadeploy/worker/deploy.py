@@ -9,7 +9,7 @@ from typing import Any
 
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.exceptions import ConfigurationError, StoreUnavailableError
-from llamadeploy.exposure import TOKEN
+from llamadeploy.http.exposure import TOKEN
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.registry import QUEUE_TYPES, queue_from_config
 from llamadeploy.settings import load_settings

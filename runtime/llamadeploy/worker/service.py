@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.exceptions import ConfigurationError
-from llamadeploy.exposure import MANUAL_CURE, TOKEN, check_exposure, insecure_by_environment
+from llamadeploy.http.exposure import MANUAL_CURE, TOKEN, check_exposure, insecure_by_environment
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.registry import queue_from_config
 from llamadeploy.messages import ActionTypes, QueueMessage, QueueMessageStats, topic_name
@@ -241,7 +241,7 @@ class WorkflowService:
             ConfigurationError: the port is in use, the workflow cannot be served, or others would
                 be let in without a token.
         """
-        from llamadeploy.serving import HttpServer
+        from llamadeploy.http.serving import HttpServer
 
         host = self.config.internal_host or self.config.host
         check_exposure(
@@ -269,7 +269,7 @@ class WorkflowService:
         from llamadeploy.control_plane.routes.auth import TokenMiddleware
         from llamadeploy.control_plane.routes.errors import install_error_handlers
         from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
-        from llamadeploy.protection import ProtectionMiddleware
+        from llamadeploy.http.protection import ProtectionMiddleware
 
         app = FastAPI(title=self.service_name)
         install_error_handlers(app)

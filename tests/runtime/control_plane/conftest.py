@@ -15,10 +15,10 @@ import pytest
 
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.messages import ActionTypes, inbox_topic, topic_name
-from llamadeploy.serving import HttpServer
 from llamadeploy.state_stores.records import (
     Completion,
     Dropped,

@@ -9,8 +9,8 @@ import pytest
 
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
-from llamadeploy.serving import HttpServer
 from llamadeploy.state_stores.registry import open_store
 from llamadeploy.types import ServiceDefinition, TaskDefinition
 

@@ -20,9 +20,9 @@ from llamadeploy.api_server.app import create_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.process import Address, serve
 from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
-from llamadeploy.serving import HttpServer
 from llamadeploy.settings import PodSettings
 
 TOKEN = "s3cret-t\u00f6ken"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llamadeploy.control_plane.routes.capacity import MAX_STREAMS, MAX_WAITS
 from llamadeploy.control_plane.routes.limits import MAX_BODY_BYTES
-from llamadeploy.serving import MAX_CONNECTIONS
+from llamadeploy.http.serving import MAX_CONNECTIONS
 
 ROOT = Path(__file__).parents[3]
 

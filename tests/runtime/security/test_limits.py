@@ -9,11 +9,11 @@ from typing import Any
 import aiohttp
 import pytest
 
-from llamadeploy import bounded_protocol
-from llamadeploy.bounded_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES
 from llamadeploy.control_plane.routes.capacity import Capacity
 from llamadeploy.control_plane.routes.limits import MAX_BODY_BYTES
-from llamadeploy.serving import HttpServer
+from llamadeploy.http import bounded_protocol
+from llamadeploy.http.bounded_protocol import MAX_HEAD_BYTES, MAX_HEADERS, MAX_URL_BYTES
+from llamadeploy.http.serving import HttpServer
 
 HEAD = b"GET /status/ HTTP/1.1\r\nHost: localhost\r\n"
 
@@ -133,7 +133,7 @@ async def test_waits_are_counted_and_one_too_many_is_refused(
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch, wait_until: Any) -> None:
-    monkeypatch.setattr("llamadeploy.serving.max_connections", lambda: 3)
+    monkeypatch.setattr("llamadeploy.http.serving.max_connections", lambda: 3)
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})

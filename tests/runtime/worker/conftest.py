@@ -14,12 +14,12 @@ from workflows import Workflow
 
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.control_plane import ControlPlane
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.registry import open_queue
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
-from llamadeploy.serving import HttpServer
 from llamadeploy.signing import KeyRing
 from llamadeploy.state_stores.registry import open_store
 from llamadeploy.types import ServiceDefinition, ServiceOptions, TaskDefinition, TaskResult

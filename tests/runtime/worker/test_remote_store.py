@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from llamadeploy.control_plane.routes.internal import internal_router
 from llamadeploy.exceptions import ConflictError, NotFoundError, StoreError, StoreUnavailableError
-from llamadeploy.serving import HttpServer, TokenMiddleware
+from llamadeploy.http.serving import HttpServer, TokenMiddleware
 from llamadeploy.state_stores.records import (
     Completion,
     Dropped,

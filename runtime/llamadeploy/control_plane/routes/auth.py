@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import HTTPException, Request
 from starlette.types import ASGIApp
 
-from llamadeploy import serving
+from llamadeploy.http import serving
 
 OPEN_PATHS = ("/healthz", "/readyz", "/metrics", "/status/metrics")
 """Probes and metrics need no token."""

@@ -23,7 +23,7 @@ from llamadeploy.control_plane.routes.waiting import (
     while_connected,
 )
 from llamadeploy.control_plane.validation import InvalidFieldError
-from llamadeploy.hot_routes import hot
+from llamadeploy.http.hot_routes import hot
 from llamadeploy.state_stores.records import TaskQuery
 from llamadeploy.types import (
     CancelOutcome,

@@ -16,7 +16,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from llamadeploy.exceptions import LlamaDeployError, NotFoundError, StoreUnavailableError
-from llamadeploy.hot_routes import hot
+from llamadeploy.http.hot_routes import hot
 from llamadeploy.state_stores.records import ExecutionKey
 from llamadeploy.types import TaskResult
 from llamadeploy.worker.operations import (

@@ -10,7 +10,7 @@ from urllib.parse import quote
 import msgspec
 
 from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
-from llamadeploy.http_client import HttpClient, HttpConnectionError
+from llamadeploy.http.client import HttpClient, HttpConnectionError
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 
 REQUEST_SECONDS = 10.0

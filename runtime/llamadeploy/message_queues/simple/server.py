@@ -30,14 +30,14 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from llamadeploy.exceptions import QueueUnavailableError
-from llamadeploy.exposure import MANUAL_CURE, check_exposure, insecure_by_environment
-from llamadeploy.hot_routes import HotRoutes, hot
+from llamadeploy.http.exposure import MANUAL_CURE, check_exposure, insecure_by_environment
+from llamadeploy.http.hot_routes import HotRoutes, hot
+from llamadeploy.http.protection import ProtectionMiddleware
+from llamadeploy.http.serving import HttpServer, TokenMiddleware
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.topic import Lease
-from llamadeploy.protection import ProtectionMiddleware
-from llamadeploy.serving import HttpServer, TokenMiddleware
 
 log = logging.getLogger(__name__)
 

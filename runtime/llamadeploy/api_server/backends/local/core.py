@@ -17,13 +17,13 @@ from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.exceptions import ConfigurationError, StoreError
+from llamadeploy.http.serving import HttpServer
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig, SimpleMessageQueueConfig
 from llamadeploy.message_queues.registry import queue_config, queue_from_config
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
-from llamadeploy.serving import HttpServer
 from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings, load_settings
 from llamadeploy.spec.deployment import DeploymentSpec
 from llamadeploy.spec.queue_address import ADDRESS_FIELDS

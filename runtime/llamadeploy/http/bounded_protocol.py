@@ -6,7 +6,7 @@ import asyncio
 import json
 from http import HTTPStatus
 
-from llamadeploy.http_protocol import HttpProtocol
+from llamadeploy.http.protocol import HttpProtocol
 
 MAX_URL_BYTES = 16 * 1024
 MAX_HEADERS = 100

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from llamadeploy.http_client import HttpClient
-from llamadeploy.http_protocol import JoinedTransport
-from llamadeploy.serving import HttpServer
+from llamadeploy.http.client import HttpClient
+from llamadeploy.http.protocol import JoinedTransport
+from llamadeploy.http.serving import HttpServer
 
 
 class Writes:

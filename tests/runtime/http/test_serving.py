@@ -18,7 +18,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
-from llamadeploy.serving import HttpServer, TokenMiddleware, probe_routes
+from llamadeploy.http.serving import HttpServer, TokenMiddleware, probe_routes
 
 
 async def hello(request: Request) -> PlainTextResponse:

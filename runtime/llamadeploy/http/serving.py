@@ -25,8 +25,8 @@ from fastapi.responses import JSONResponse
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from llamadeploy.bounded_protocol import BoundedProtocol
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
+from llamadeploy.http.bounded_protocol import BoundedProtocol
 
 log = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ from fastapi.responses import JSONResponse
 from llamadeploy.control_plane.routes.errors import install_error_handlers
 from llamadeploy.control_plane.routes.limits import BodyLimitMiddleware
 from llamadeploy.exceptions import NotFoundError
-from llamadeploy.hot_routes import HotRoutes, hot
+from llamadeploy.http.hot_routes import HotRoutes, hot
 
 ERRORS: dict[str, Exception] = {
     "not_found": NotFoundError("no such thing"),

@@ -13,8 +13,8 @@ from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from llamadeploy.exceptions import ConfigurationError
-from llamadeploy.http_client import HttpClient, HttpConnectionError
-from llamadeploy.serving import HttpServer
+from llamadeploy.http.client import HttpClient, HttpConnectionError
+from llamadeploy.http.serving import HttpServer
 
 Handler = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
