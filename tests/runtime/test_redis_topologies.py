@@ -101,3 +101,22 @@ async def test_a_master_that_died_is_replaced(watched_redis: Any, stack: AsyncEx
         assert record.result == "done"
         await until_answered(lambda: run_task(store, "after"))
         await send(queue, consumer, "topic", "after")
+
+
+async def test_the_documented_rights_are_enough(own_redis: Any, stack: AsyncExitStack) -> None:
+    own_redis.command(
+        "ACL", "SETUSER", "app", "on", ">s3cr3t", "~llamadeploy:*", "&llamadeploy:*", "-@all",
+        *"+@read +@write +@stream +@pubsub +@scripting +@connection +time".split(),
+    )  # fmt: skip
+    uri = own_redis.uri.replace("://", "://app:s3cr3t@")
+    store, queue = await open_both(stack, uri, "ns")
+    await run_task(store, "t")
+    async with queue.consume("topic", group="g", prefetch=2) as consumer:
+        await send(queue, consumer, "topic", "a")
+    broadcast = RedisMessageQueue(url=uri, silence=0.2)
+    stack.push_async_callback(broadcast.aclose)
+    async with broadcast.consume("topic", group="g", prefetch=2) as consumer:
+        await send(broadcast, consumer, "topic", "b")
+        await asyncio.sleep(0.2)  # a sign of life
+    assert "NOPERM" not in (own_redis.folder / "redis.log").read_text()
+    assert own_redis.command("ACL", "LOG") == "*0\r\n", "nothing was refused"
