@@ -106,7 +106,7 @@ async def test_a_master_that_died_is_replaced(watched_redis: Any, stack: AsyncEx
 async def test_the_documented_rights_are_enough(own_redis: Any, stack: AsyncExitStack) -> None:
     own_redis.command(
         "ACL", "SETUSER", "app", "on", ">s3cr3t", "~llamadeploy:*", "&llamadeploy:*", "-@all",
-        *"+@read +@write +@stream +@pubsub +@scripting +@connection +time".split(),
+        *["+@read", "+@write", "+@stream", "+@pubsub", "+@scripting", "+@connection", "+time"],
     )  # fmt: skip
     uri = own_redis.uri.replace("://", "://app:s3cr3t@")
     store, queue = await open_both(stack, uri, "ns")
