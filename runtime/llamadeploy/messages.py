@@ -65,3 +65,8 @@ def topic_name(namespace: str, message_type: str) -> str:
 def inbox_topic(namespace: str, worker_id: str) -> str:
     """The topic of one worker alone: nudges about events and cancels; losing one is repaired."""
     return f"{namespace}.inbox.{worker_id}"
+
+
+def is_inbox_topic(topic: str) -> bool:
+    """Whether it may be one of :func:`inbox_topic`: nobody keeps messages for it."""
+    return ".inbox." in topic

@@ -14,7 +14,7 @@ _EXPORTS = {
     "AWSMessageQueueConfig": "config",
     "KafkaMessageQueue": "unavailable",
     "KafkaMessageQueueConfig": "config",
-    "RabbitMQMessageQueue": "unavailable",
+    "RabbitMQMessageQueue": "rabbitmq.queue",
     "RabbitMQMessageQueueConfig": "config",
     "RedisMessageQueue": "redis.queue",
     "RedisMessageQueueConfig": "config",

@@ -38,7 +38,7 @@ QUEUE_TYPES: Mapping[str, QueueType] = {
     "simple": QueueType("simple.client", "SimpleMessageQueue", configs.SimpleMessageQueueConfig),
     "redis": QueueType("redis.queue", "RedisMessageQueue", configs.RedisMessageQueueConfig),
     "rabbitmq": QueueType(
-        "unavailable", "RabbitMQMessageQueue", configs.RabbitMQMessageQueueConfig, _LATER
+        "rabbitmq.queue", "RabbitMQMessageQueue", configs.RabbitMQMessageQueueConfig
     ),
     "kafka": QueueType("unavailable", "KafkaMessageQueue", configs.KafkaMessageQueueConfig, _LATER),
     "aws": QueueType("unavailable", "AWSMessageQueue", configs.AWSMessageQueueConfig, _LATER),

@@ -10,7 +10,6 @@ from llamadeploy.message_queues.config import (
     AWSMessageQueueConfig,
     KafkaMessageQueueConfig,
     QueueConfig,
-    RabbitMQMessageQueueConfig,
     SolaceMessageQueueConfig,
 )
 from llamadeploy.messages import QueueMessage
@@ -72,14 +71,6 @@ class UnavailableMessageQueue:
         raise UnsupportedFeatureError(
             f"the message queue {self.name!r} is not available in this release: use type 'simple'"
         )
-
-
-class RabbitMQMessageQueue(UnavailableMessageQueue):
-    """RabbitMQ."""
-
-    name = "rabbitmq"
-    config_class = RabbitMQMessageQueueConfig
-    delivery = Capabilities(DeliveryMode.COMPETING, ordered=True, durable=True)
 
 
 class KafkaMessageQueue(UnavailableMessageQueue):

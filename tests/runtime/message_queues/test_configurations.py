@@ -26,13 +26,12 @@ from llamadeploy.message_queues.simple.client import SimpleMessageQueue
 from llamadeploy.message_queues.unavailable import (
     AWSMessageQueue,
     KafkaMessageQueue,
-    RabbitMQMessageQueue,
     SolaceMessageQueue,
     UnavailableMessageQueue,
 )
 from llamadeploy.messages import QueueMessage
 
-UNAVAILABLE = [AWSMessageQueue, KafkaMessageQueue, RabbitMQMessageQueue]
+UNAVAILABLE = [AWSMessageQueue, KafkaMessageQueue]
 
 DEFAULTS = {
     "simple": {
@@ -224,7 +223,7 @@ def test_wrong_arguments(arguments: tuple, message: str) -> None:
     assert "hunter2" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["rabbitmq", "kafka", "aws"])
+@pytest.mark.parametrize("name", ["kafka", "aws"])
 def test_open_queue_refuses_what_is_not_available(name: str) -> None:
     with pytest.raises(UnsupportedFeatureError, match=f"'{name}' is not available in this release"):
         open_queue(name, None if name == "aws" else "x://y")

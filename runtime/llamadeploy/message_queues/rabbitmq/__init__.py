@@ -1,0 +1,26 @@
+"""The message queue on RabbitMQ (``rabbitmq``): competing consumers, a durable backlog.
+
+What there is on the server, in one virtual host:
+
+=============================  ===================================================================
+exchange ``<exchange_name>``   direct, durable; a topic's messages have its name as routing key
+queue ``<topic>``              quorum queue: survives a restart, and a node's loss in a cluster
+queue ``<topic>.dead-letters`` what could not be read, or came back 1000 times; quorum queue
+exchange ``<...>.dead-letters`` direct, durable: feeds them
+exchange ``<...>.census``      direct: asks consumers how many messages they hold (see ``census``)
+=============================  ===================================================================
+
+A worker's inbox is an exclusive queue that goes with its connection, bound under its topic.
+
+- A publish returns when the server has confirmed it, on disk. A message that reaches no queue comes
+  back (``mandatory``), and the publisher then makes the topic: the order in which publishers and
+  consumers start does not matter.
+- Messages handed back are delivered before those that nobody held yet; among themselves in the
+  order in which they came back.
+- Times a message was delivered say nothing about tasks: prefetched ones count, too. The limit is a
+  backstop; attempts are counted in the state store.
+- RabbitMQ 3.10 forgets a quorum queue that was made less than about a second before a ``kill -9``,
+  and does not serve it afterwards; queues are made once, with the first message or consumer.
+- The server closes the channel of a consumer that does not acknowledge for 30 minutes (its
+  ``consumer_timeout``); the consumer opens another and the messages come again.
+"""

@@ -1,0 +1,261 @@
+"""Consuming: a channel per consumer, opened again whenever it is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from types import TracebackType
+from typing import Any, Self
+
+from llamadeploy.exceptions import QueueError, QueueUnavailableError
+from llamadeploy.message_queues.rabbitmq import link as links
+from llamadeploy.message_queues.rabbitmq.census import Census
+from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, Channel, DeliveredMessage, translate
+from llamadeploy.message_queues.rabbitmq.link import Backoff, Link
+from llamadeploy.message_queues.rabbitmq.publisher import PUBLISHED_AT
+from llamadeploy.message_queues.rabbitmq.topology import Topology, queue_name
+from llamadeploy.message_queues.simple import wire
+from llamadeploy.messages import QueueMessage
+
+log = logging.getLogger(__name__)
+
+
+class RabbitMQDelivery:
+    """A message that this consumer holds while ``channel`` lives."""
+
+    __slots__ = ("_consumer", "_settled", "channel", "message", "published_at", "tag")
+
+    def __init__(
+        self,
+        consumer: RabbitMQConsumer,
+        channel: Channel,
+        tag: int,
+        message: QueueMessage,
+        published_at: int,
+    ) -> None:
+        self._consumer = consumer
+        self._settled = False
+        self.channel = channel
+        self.tag = tag
+        self.message = message
+        self.published_at = published_at
+
+    @property
+    def topic(self) -> str:
+        """The topic it came from."""
+        return self._consumer.topic
+
+    async def ack(self) -> None:
+        """Done with it. See ``base.Delivery``. AMQP confirms no acknowledgement: one that gets
+        lost with its connection makes the message come again."""
+        if not self._settled:
+            self._settled = True
+            await self._consumer.settle(self, back=False)
+
+    async def nack(self) -> None:
+        """Hand it back. See ``base.Delivery``."""
+        if not self._settled:
+            self._settled = True
+            await self._consumer.settle(self, back=True)
+
+
+class RabbitMQConsumer:
+    """See ``base.Consumer``. While the server is away it tries again with growing delays; a
+    refusal (a wrong login) ends the iteration with its error."""
+
+    def __init__(
+        self,
+        link: Link,
+        topology: Topology,
+        census: Census,
+        topic: str,
+        *,
+        prefetch: int,
+        ephemeral: bool,
+        left: Callable[[RabbitMQConsumer], None],
+    ) -> None:
+        self.topic = topic
+        self._link = link
+        self._topology = topology
+        self._census = census
+        self._prefetch = prefetch
+        self._ephemeral = ephemeral
+        self._left = left
+        self._channel: Channel | None = None
+        self._consumer_tag = ""
+        self._held: dict[int, RabbitMQDelivery] = {}
+        self._buffer: deque[RabbitMQDelivery] = deque()
+        self._changed = asyncio.Event()
+        self._cancelled = asyncio.Event()
+        self._error: QueueError | None = None
+        self._runner: asyncio.Task[None] | None = None
+        self._closed = False
+
+    @property
+    def held(self) -> int:
+        """Messages delivered here and not acknowledged."""
+        return len(self._held)
+
+    async def __aenter__(self) -> Self:
+        # Subscribed before we return where that can be: from here on the topic is there and ours.
+        try:
+            await self._subscribe()
+        except QueueUnavailableError as error:
+            log.warning("waiting for the queue of topic %s: %s", self.topic, error)
+        self._runner = asyncio.create_task(self._run(), name=f"consume {self.topic}")
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    def __aiter__(self) -> AsyncIterator[RabbitMQDelivery]:
+        return self
+
+    async def __anext__(self) -> RabbitMQDelivery:
+        while not self._buffer:
+            if self._error is not None:
+                raise self._error
+            if self._closed:
+                raise StopAsyncIteration
+            self._changed.clear()
+            await self._changed.wait()
+        return self._buffer.popleft()
+
+    async def close(self) -> None:
+        """Hand back what was not acknowledged. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._changed.set()
+        self._left(self)
+        if self._runner is not None:
+            self._runner.cancel()
+            await asyncio.wait({self._runner})
+        channel = self._channel
+        if channel is not None and not channel.is_closed:
+            try:
+                async with asyncio.timeout(links.ANSWER_SECONDS):
+                    await self._leave(channel)
+            except CAUGHT as error:
+                # The server takes the messages back when it sees the connection end.
+                log.debug("consumer of %s could not say goodbye: %s", self.topic, error)
+        self._forget()
+        await self._census.leave(self)
+
+    async def _leave(self, channel: Channel) -> None:
+        await channel.basic_cancel(self._consumer_tag)
+        # Oldest first: they are delivered again in the order of their return.
+        for delivery in sorted(self._held.values(), key=lambda held: held.published_at):
+            await channel.basic_nack(delivery.tag, wait=False)
+        await channel.close()
+
+    async def settle(self, delivery: RabbitMQDelivery, *, back: bool) -> None:
+        """Acknowledge or hand back; nothing where the claim was lost with its channel."""
+        if self._held.get(delivery.tag) is not delivery:
+            return
+        del self._held[delivery.tag]
+        try:
+            if back:
+                await delivery.channel.basic_nack(delivery.tag, wait=False)
+            else:
+                await delivery.channel.basic_ack(delivery.tag, wait=False)
+        except CAUGHT as error:
+            raise QueueUnavailableError(str(translate(self._link.name, error))) from error
+
+    # -- the channel ---------------------------------------------------------------------------
+    async def _run(self) -> None:
+        backoff = Backoff()
+        while not self._closed:
+            try:
+                if self._channel is None or self._channel.is_closed or self._cancelled.is_set():
+                    await self._subscribe()
+                backoff.reset()
+                await self._until_lost()
+            except QueueUnavailableError as error:
+                log.warning("topic %s: %s; trying again", self.topic, error)
+            except QueueError as error:
+                self._error = error
+                self._changed.set()
+                return
+            self._forget()
+            await asyncio.sleep(backoff.next())
+
+    async def _subscribe(self) -> None:
+        self._forget()
+        self._cancelled.clear()
+        channel = await self._link.channel()
+        try:
+            async with asyncio.timeout(links.ANSWER_SECONDS):
+                await channel.basic_qos(prefetch_count=self._prefetch)
+                queue = await self._declare(channel)
+                if not self._ephemeral:
+                    await self._census.join(self)
+                channel.on_consumer_cancel_callbacks.add(self._on_cancel)
+                self._channel = channel
+                started = await channel.basic_consume(queue, self._receiver(channel))
+                self._consumer_tag = started.consumer_tag or ""
+        except CAUGHT as error:
+            raise translate(self._link.name, error) from error
+
+    async def _declare(self, channel: Channel) -> str:
+        if self._ephemeral:
+            return await self._topology.declare_inbox(channel, self.topic)
+        await self._topology.declare_topic(channel, self.topic)
+        return queue_name(self.topic)
+
+    async def _until_lost(self) -> None:
+        channel = self._channel
+        assert channel is not None  # noqa: S101 - subscribed
+        cancelled = asyncio.ensure_future(self._cancelled.wait())
+        try:
+            await asyncio.wait({cancelled, channel.closing}, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            cancelled.cancel()
+        if channel.is_closed:
+            raise QueueUnavailableError(f"the channel was closed: {_reason(channel)}")
+        log.warning("topic %s was deleted while it was consumed", self.topic)
+        await channel.close()
+
+    def _forget(self) -> None:
+        """What was held over a channel that is gone is not ours any more."""
+        self._channel = None
+        self._held.clear()
+        self._buffer.clear()
+
+    def _on_cancel(self, frame: Any) -> None:
+        self._cancelled.set()
+
+    def _receiver(self, channel: Channel) -> Callable[[DeliveredMessage], Any]:
+        async def receive(delivered: DeliveredMessage) -> None:
+            if channel is not self._channel:
+                return  # a channel that was given up: the server takes its messages back
+            tag = delivered.delivery_tag or 0
+            try:
+                message = wire.decode_message(delivered.body)
+            except ValueError as error:
+                log.error("topic %s: a message becomes a dead letter: %s", self.topic, error)
+                await channel.basic_reject(tag, requeue=False, wait=False)
+                return
+            headers = delivered.header.properties.headers or {}
+            published_at = headers.get(PUBLISHED_AT)
+            delivery = RabbitMQDelivery(
+                self, channel, tag, message, published_at if isinstance(published_at, int) else 0
+            )
+            self._held[tag] = delivery
+            self._buffer.append(delivery)
+            self._changed.set()
+
+        return receive
+
+
+def _reason(channel: Channel) -> str:
+    closing = channel.closing
+    error = None if closing.cancelled() or not closing.done() else closing.exception()
+    return str(error) if error else "the connection ended"

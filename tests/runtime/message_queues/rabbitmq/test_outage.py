@@ -1,0 +1,137 @@
+"""The server is killed, restarted, stopped in its tracks; it takes a consumer for dead."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from llamadeploy.exceptions import QueueUnavailableError
+from llamadeploy.message_queues.rabbitmq import link
+
+
+@pytest.mark.defect(9)
+async def test_a_killed_server_loses_nothing_it_confirmed(
+    own_rabbitmq: Any, open_queue: Any, message: Any, unique: str
+) -> None:
+    sender, receiver = open_queue(own_rabbitmq.url()), open_queue(own_rabbitmq.url())
+    confirmed: set[str] = set()
+    received: set[str] = set()
+    stop = asyncio.Event()
+
+    async def send(worker: int) -> None:
+        number = 0
+        while not stop.is_set():
+            name = f"{worker}/{number}"
+            try:
+                await sender.publish(unique, message(name))
+            except QueueUnavailableError:
+                await asyncio.sleep(0.05)
+                continue
+            confirmed.add(name)
+            number += 1
+
+    async def take() -> None:
+        async with receiver.consume(unique, group="g", prefetch=8) as consumer:
+            async for delivery in consumer:
+                received.add(delivery.message.id_)
+                try:
+                    await delivery.ack()
+                except QueueUnavailableError:
+                    pass  # it comes again
+
+    async def reach(count: int) -> None:
+        # RabbitMQ 3.10 forgets a quorum queue that was made less than a second before its kill.
+        old_enough = time.monotonic() + 3
+        async with asyncio.timeout(60):
+            while len(confirmed) < count or time.monotonic() < old_enough:
+                await asyncio.sleep(0.01)
+
+    senders = [asyncio.create_task(send(n)) for n in range(3)]
+    taking = asyncio.create_task(take())
+    await reach(100)
+    own_rabbitmq.kill()
+    with pytest.raises(QueueUnavailableError, match=r"127\.0\.0\.1:\d+"):
+        await sender.ping()
+    own_rabbitmq.start()
+    await reach(len(confirmed) + 100)
+    stop.set()
+    await asyncio.gather(*senders)
+    async with asyncio.timeout(30):
+        while not confirmed <= received:
+            await asyncio.sleep(0.02)
+    taking.cancel()
+    await asyncio.wait({taking})
+
+
+async def test_a_server_that_stops_answering_is_away_and_comes_back(
+    own_rabbitmq: Any, open_queue: Any, message: Any, receive: Any, unique: str,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.setattr(link, "ANSWER_SECONDS", 0.5)
+    monkeypatch.setattr(link, "CONNECT_SECONDS", 0.5)
+    queue = open_queue(own_rabbitmq.url())
+    async with queue.consume(unique, group="g") as consumer:
+        await queue.publish(unique, message("before"))
+        await (await receive(consumer))[0].ack()
+        own_rabbitmq.freeze()
+        try:
+            started = time.monotonic()
+            outcomes = await asyncio.gather(
+                *(queue.publish(unique, message(f"lost{n}")) for n in range(20)),
+                return_exceptions=True,
+            )
+            assert {type(outcome) for outcome in outcomes} == {QueueUnavailableError}
+            assert time.monotonic() - started < 5
+            with pytest.raises(QueueUnavailableError):
+                await queue.ping()
+        finally:
+            own_rabbitmq.thaw()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await queue.publish(unique, message("after"))
+                except QueueUnavailableError:
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+        # Those that were not confirmed may have arrived all the same.
+        while (delivery := (await receive(consumer))[0]).message.id_ != "after":
+            await delivery.ack()
+
+
+async def test_a_consumer_waits_for_a_server_that_starts_later(
+    own_rabbitmq: Any, open_queue: Any, message: Any, receive: Any, unique: str
+) -> None:
+    own_rabbitmq.kill()
+    queue = open_queue(own_rabbitmq.url())
+    async with queue.consume(unique, group="g") as consumer:
+        with pytest.raises(QueueUnavailableError):
+            await queue.publish(unique, message("early"))
+        own_rabbitmq.start()
+        async with asyncio.timeout(20):
+            while True:
+                try:
+                    await queue.publish(unique, message("1"))
+                except QueueUnavailableError:
+                    await asyncio.sleep(0.05)
+                else:
+                    break
+        assert (await receive(consumer, seconds=20))[0].message.id_ == "1"
+
+
+async def test_an_acknowledgement_that_takes_too_long_does_not_end_the_consumer(
+    own_rabbitmq: Any, open_queue: Any, message: Any, receive: Any, unique: str
+) -> None:
+    """The server closes the channel after its ``consumer_timeout``."""
+    queue = open_queue(own_rabbitmq.url())
+    async with queue.consume(unique, group="g") as consumer:
+        await queue.publish(unique, message("1"))
+        [late] = await receive(consumer)
+        [again] = await receive(consumer, seconds=20)
+        assert again.message.id_ == "1"
+        await late.ack()  # its claim is gone
+        await again.ack()
+        assert await queue.depth(unique) == 0
