@@ -40,6 +40,8 @@ DEFECTS = {
     4: "seconds of overhead per task",
     7: "a task sent while its service starts is lost",
     8: "a task dies with its worker",
+    9: "a broker's restart loses what it held",
+    10: "a message that cannot be read ends its consumer",
     11: "malformed input takes a slot for ever",
     12: "an unserialisable context hangs the task",
     13: "a failed run poisons its session",
