@@ -7,12 +7,14 @@ test, which may kill, stop and restart it; it writes everything to disk before i
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import fcntl
 import os
 import shutil
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -62,6 +64,12 @@ def _install() -> None:
                 subprocess.run(command, capture_output=True, check=False)
 
 
+def _end_with_us() -> None:
+    """A test run that is killed leaves no server behind (where the system can do that)."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+
+
 class RedisServer:
     """One server process.
 
@@ -99,7 +107,9 @@ class RedisServer:
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self.options,
         ]  # fmt: skip
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, preexec_fn=_end_with_us
+            )
         self.wait()
 
     def add_tls(self) -> None:
