@@ -8,10 +8,10 @@ from llamadeploy.spec.deployment import ComponentSpec, DeploymentSpec, UiSpec
 from llamadeploy.spec.manifest import SOLACE_CURE
 from llamadeploy.spec.problems import SpecProblem
 
-STORES = ("memory", "sqlite", "redis", "rediss", "unix")
+STORES = ("memory", "sqlite", "postgres", "postgresql", "redis", "rediss", "unix")
 """Schemes of the state stores that are there."""
 
-QUEUES = ("simple", "redis")
+QUEUES = ("simple", "rabbitmq", "redis")
 """Types of the message queues that are there."""
 
 _LATER = "not available yet in this release"
@@ -31,11 +31,13 @@ def _problems(spec: DeploymentSpec) -> Iterator[SpecProblem]:
         wrong = "solace is not supported, and will not be"
         yield SpecProblem("message-queue.type", wrong, SOLACE_CURE)
     elif kind not in QUEUES:
-        yield SpecProblem("message-queue.type", f"{kind} is {_LATER}", "use simple or redis")
+        yield SpecProblem(
+            "message-queue.type", f"{kind} is {_LATER}", "use simple, redis or rabbitmq"
+        )
     uri = spec.control_plane.state_store_uri
     scheme = (uri or "memory://").partition("://")[0]
     if scheme not in STORES:
-        right = "use sqlite:///path, redis://host or memory://, or leave it out"
+        right = "use sqlite:///path, redis://host, postgresql://host/database or memory://"
         yield SpecProblem("control-plane.state_store_uri", f"{scheme} is {_LATER}", right)
     if spec.ui is not None:
         yield from _component("ui", spec.ui)

@@ -77,12 +77,19 @@ class PostgreSQLStateStore:
 
     @classmethod
     async def open(
-        cls, uri: str, namespace: str, *, clock: Callable[[], float] | None = None
+        cls,
+        uri: str,
+        namespace: str,
+        *,
+        clock: Callable[[], float] | None = None,
+        listens: bool = True,
     ) -> Self:
         """Connect, and create or migrate the tables.
 
         Args:
             clock: a clock instead of the server's, for tests.
+            listens: hear from the start on what other processes change; else with the first
+                follower.
 
         Raises:
             ConfigurationError: the URI, the login or the database cannot be used.
@@ -99,8 +106,13 @@ class PostgreSQLStateStore:
         except errors.CAUGHT as error:
             raise errors.translate(location, error, opening=True) from error
         store = cls(location, namespace, clock, connection)
-        await store._wakeups.start()
+        await store._wakeups.start(listens)
         return store
+
+    @classmethod
+    async def open_for_worker(cls, uri: str, namespace: str) -> Self:
+        """As :meth:`open`, for a process that follows no task."""
+        return await cls.open(uri, namespace, listens=False)
 
     async def _connect(self) -> Connection:
         spare, self._spare = self._spare, None

@@ -81,19 +81,22 @@ class Wakeups(Followers):
         self._work = asyncio.Event()
         self._pid = 0
         self._tasks: list[asyncio.Task[None]] = []
-        self._listening = asyncio.Event()
+        self._listening = False
+        self._connected = asyncio.Event()
         self._followed_at = time.monotonic()
         self._closed = False
 
-    async def start(self) -> None:
-        """Listen; returns at once when the server is away and goes on trying."""
+    async def start(self, listens: bool = True) -> None:
+        """Connect, and listen; goes on trying when the server is away."""
+        if not listens:
+            self._followed_at -= UNFOLLOWED_SECONDS
         self._tasks = [
             asyncio.create_task(self._talk(), name="state store wake-ups"),
             asyncio.create_task(self._look(), name="state store resync"),
         ]
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                await self._listening.wait()
+                await self._connected.wait()
         except TimeoutError:
             logger.warning("state store: wake-ups are delayed: the server does not answer")
 
@@ -101,7 +104,7 @@ class Wakeups(Followers):
         """Register."""
         super().add(task_id, follower)
         self._task_by_key[_key(self._namespace, task_id)] = task_id
-        if not self._listening.is_set():
+        if not self._listening:
             self._work.set()
 
     def remove(self, task_id: str, follower: LocalFollower) -> None:
@@ -141,7 +144,7 @@ class Wakeups(Followers):
                 try:
                     await self._serve(connection)
                 finally:
-                    self._listening.clear()
+                    self._listening = False
                     connection.terminate()
                 delay = 0.1
             except (*errors.CAUGHT, LlamaDeployError) as error:
@@ -151,11 +154,11 @@ class Wakeups(Followers):
 
     async def _serve(self, connection: Connection) -> None:
         self._pid = connection.get_server_pid()
-        self._followed_at = time.monotonic()
         connection.add_termination_listener(lambda _: self._work.set())
         while True:
             self._work.clear()
             await self._tune_in(connection)
+            self._connected.set()
             if self._unsent:
                 await self._send(connection)
                 continue
@@ -175,12 +178,12 @@ class Wakeups(Followers):
         if self._by_task:
             self._followed_at = now
         wanted = now - self._followed_at < UNFOLLOWED_SECONDS
-        if wanted and not self._listening.is_set():
+        if wanted and not self._listening:
             await connection.add_listener(self._channel, self._hear)
-            self._listening.set()
+            self._listening = True
             self.wake_all()  # of what was said before nothing was heard
-        elif not wanted and self._listening.is_set():
-            self._listening.clear()
+        elif not wanted and self._listening:
+            self._listening = False
             await connection.remove_listener(self._channel, self._hear)
 
     async def _send(self, connection: Connection) -> None:
