@@ -1,7 +1,8 @@
 """The state store on PostgreSQL (``postgresql``, ``postgres``): any number of processes share it.
 
 Each operation of the contract is one function in the database (``sql/``) and so one round trip and
-one transaction: a process that dies or is stopped holds nothing open. Changes of one session wait
+one transaction, which operations that come at the same time share: a process that dies or is
+stopped holds nothing open. Changes of one session wait
 for each other on an advisory lock; what the timer puts right is taken from whoever is faster.
 Leases count by the server's clock.
 

@@ -32,6 +32,14 @@ MISCONFIGURED = ("28", "3D000", "42501")
 """At the opening: login refused, no such database, no right to create our tables."""
 
 
+_LOST = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # used in the moment in which the server ends the connection
+    asyncpg.PostgresConnectionError,
+)
+
+
 def sqlstate(error: BaseException) -> str:
     """The error's code, empty where it is not the server's."""
     return getattr(error, "sqlstate", None) or ""
@@ -39,7 +47,7 @@ def sqlstate(error: BaseException) -> str:
 
 def lost_connection(error: BaseException) -> bool:
     """Whether the connection is (or may be) unusable: nobody knows whether the statement ran."""
-    if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.PostgresConnectionError):
+    if isinstance(error, _LOST):
         return True
     return sqlstate(error).startswith("57P")
 
@@ -58,5 +66,5 @@ def translate(location: Location, error: BaseException, *, opening: bool = False
     return StoreError(message)
 
 
-CAUGHT = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError)
+CAUGHT = (OSError, TimeoutError, asyncpg.PostgresError, *_LOST)
 """What a connection raises."""

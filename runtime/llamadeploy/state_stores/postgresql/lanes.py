@@ -1,5 +1,8 @@
 """Operations on a bounded number of connections, each run by a task of its own.
 
+Nothing waits for a batch to fill: an operation that comes alone is done alone; those that come
+while the connections are busy share the next transaction.
+
 Whoever waits for an operation may go away; the operation runs on, and what it leads to (waking
 followers, observing) happens all the same.
 """
@@ -14,12 +17,36 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from llamadeploy.exceptions import StoreError, StoreUnavailableError
+from llamadeploy.exceptions import LlamaDeployError, StoreError, StoreUnavailableError
 from llamadeploy.state_stores.postgresql import errors
 from llamadeploy.state_stores.postgresql.connection import OPERATION_SECONDS, Connection
 from llamadeploy.state_stores.postgresql.location import Location
 
 logger = logging.getLogger(__name__)
+
+BATCHED = frozenset(
+    {
+        "append_events",
+        "create_task",
+        "finish",
+        "get_input",
+        "get_session",
+        "get_task",
+        "park",
+        "read_inbound",
+        "read_log",
+        "release",
+        "start",
+    }
+)
+"""Operations that ``run_batch`` knows: short ones, that may be repeated."""
+
+MAX_BATCH = 32
+"""Operations of one transaction: bounds how long the first of them waits for the last."""
+
+CROWD = 8
+"""So many operations must wait per busy connection before a third one is opened: few connections
+with large batches do more than many with small ones."""
 
 REPEATS = 5
 """How often an operation is done again after a deadlock or serialisation failure."""
@@ -76,7 +103,8 @@ class Lanes:
         self._clock = clock
         self._done = done
         self._pending: deque[Operation] = deque()
-        self._idle: list[asyncio.Future[Operation | None]] = []
+        self._idle: list[asyncio.Future[None]] = []
+        self._dispatching = False
         self._lanes: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -85,46 +113,99 @@ class Lanes:
         if self._closed:
             operation.future.set_exception(StoreError("the state store is closed"))
             return
-        while self._idle:
+        self._pending.append(operation)
+        if not self._dispatching:
+            self._dispatching = True
+            # After everybody else of this turn of the event loop has asked, too.
+            asyncio.get_running_loop().call_soon(self._dispatch)
+
+    def _dispatch(self) -> None:
+        self._dispatching = False
+        if not self._pending:
+            return
+        if self._idle:
             free = self._idle.pop()
             if not free.done():
-                free.set_result(operation)
-                return
-        if len(self._lanes) < self._location.pool_size:
-            lane = asyncio.create_task(self._lane(operation), name="state store lane")
+                free.set_result(None)
+            return
+        busy = len(self._lanes)
+        if busy < min(2, self._location.pool_size) or (
+            busy < self._location.pool_size and len(self._pending) >= CROWD * busy
+        ):
+            lane = asyncio.create_task(self._lane(), name="state store lane")
             self._lanes.add(lane)
             lane.add_done_callback(self._lanes.discard)
-        else:
-            self._pending.append(operation)
 
     async def close(self) -> None:
         """Finish what is queued, then close the connections. Idempotent."""
         self._closed = True
-        for free in self._idle:
+        self._dispatch()
+        while self._idle:
+            free = self._idle.pop()
             if not free.done():
                 free.set_result(None)
         if self._lanes:
             await asyncio.wait(set(self._lanes))
 
-    async def _next(self) -> Operation | None:
-        if self._pending:
-            return self._pending.popleft()
-        if self._closed:
-            return None
-        free: asyncio.Future[Operation | None] = asyncio.get_running_loop().create_future()
-        self._idle.append(free)
-        return await free
-
-    async def _lane(self, first: Operation) -> None:
+    async def _lane(self) -> None:
         connection: Connection | None = None
-        operation: Operation | None = first
         try:
-            while operation is not None:
-                connection = await self._run(operation, connection)
-                operation = await self._next()
+            while (batch := await self._next()) is not None:
+                if len(batch) > 1:
+                    connection = await self._run_batch(batch, connection)
+                else:
+                    connection = await self._run(batch[0], connection)
         finally:
             if connection is not None:
                 await _close(connection)
+
+    async def _next(self) -> list[Operation] | None:
+        while not self._pending:
+            if self._closed:
+                return None
+            free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._idle.append(free)
+            await free
+        batch = [self._pending.popleft()]
+        if batch[0].name in BATCHED:
+            while self._pending and len(batch) < MAX_BATCH and self._pending[0].name in BATCHED:
+                batch.append(self._pending.popleft())
+        if self._pending:
+            self._dispatch()
+        return batch
+
+    async def _run_batch(
+        self, batch: list[Operation], connection: Connection | None
+    ) -> Connection | None:
+        """All in one transaction, or where that fails one by one."""
+        try:
+            self._check_patience(batch[0])
+            if connection is None or connection.is_closed():
+                connection = await self._connect()
+            replies = await self._call_batch(connection, batch)
+        except errors.CAUGHT as error:
+            if errors.lost_connection(error) and connection is not None:
+                connection.terminate()
+                connection = None
+        except LlamaDeployError as error:
+            logger.debug("a batch of %d operations is done one by one: %s", len(batch), error)
+        else:
+            for operation, reply in zip(batch, replies, strict=True):
+                self._settle(operation, reply)
+            return connection
+        for operation in batch:
+            connection = await self._run(operation, connection)
+        return connection
+
+    def _settle(self, operation: Operation, raw: bytes) -> None:
+        try:
+            reply = operation.decode(raw)
+        except Exception as error:  # noqa: BLE001 - goes to whoever waits; the lane lives on
+            _fail(operation, error)
+            return
+        if not operation.future.done():
+            operation.future.set_result(reply)
+        self._done(operation, reply)
 
     async def _run(self, operation: Operation, connection: Connection | None) -> Connection | None:
         """Settle the operation's future; the connection to go on with, or ``None``."""
@@ -133,7 +214,7 @@ class Lanes:
                 self._check_patience(operation)
                 if connection is None or connection.is_closed():
                     connection = await self._connect()
-                reply = operation.decode(await self._call(connection, operation))
+                raw = await self._call(connection, operation)
             except errors.CAUGHT as error:
                 broken = errors.lost_connection(error)
                 if broken and connection is not None:
@@ -148,9 +229,7 @@ class Lanes:
             except Exception as error:  # noqa: BLE001 - goes to whoever waits; the lane lives on
                 _fail(operation, error)
             else:
-                if not operation.future.done():
-                    operation.future.set_result(reply)
-                self._done(operation, reply)
+                self._settle(operation, raw)
             break
         return connection
 
@@ -165,6 +244,20 @@ class Lanes:
                 operation.request,
             )
             return bytes(raw)
+        finally:
+            timer.cancel()
+
+    async def _call_batch(self, connection: Connection, batch: list[Operation]) -> list[bytes]:
+        timer = asyncio.get_running_loop().call_later(OPERATION_SECONDS, connection.terminate)
+        try:
+            rows = await connection.fetch(
+                "SELECT run_batch($1, $2, $3, $4)",
+                self._namespace,
+                self._clock() if self._clock is not None else None,
+                [operation.name for operation in batch],
+                [operation.request for operation in batch],
+            )
+            return [row[0] for row in rows]
         finally:
             timer.cancel()
 

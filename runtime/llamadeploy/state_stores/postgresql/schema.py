@@ -11,7 +11,14 @@ from llamadeploy.state_stores.postgresql.location import Location
 MIGRATIONS: tuple[str, ...] = ("tables.sql",)
 """Script ``n`` brings tables of version ``n`` to version ``n + 1``; append, never change one."""
 
-FUNCTIONS = ("rules.sql", "executions.sql", "tasks.sql", "sessions.sql", "repair.sql")
+FUNCTIONS = (
+    "rules.sql",
+    "executions.sql",
+    "tasks.sql",
+    "sessions.sql",
+    "repair.sql",
+    "batch.sql",
+)
 """Written anew with every migration. Whoever changes one appends a migration (an empty one will
 do), because the version is what tells whether a database has them."""
 

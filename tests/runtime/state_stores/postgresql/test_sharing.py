@@ -238,3 +238,29 @@ async def test_what_postgresql_cannot_hold_comes_back(
     assert (event.type, event.data) == (odd, odd)
     await store.merge_session_state(odd, {odd: odd})
     assert (await store.get_session(odd)).state == {odd: odd}
+
+
+async def test_a_failing_operation_takes_no_neighbour_of_its_batch_with_it(
+    postgresql_server: Any, open_store: Any
+) -> None:
+    store = await open_store(f"{postgresql_server.uri}?pool_size=1")
+    await store.create_task(task("taken", body_hash="h"))
+    news = [task("taken", body_hash="other") if n == 5 else task(f"t{n}") for n in range(10)]
+    outcomes = await asyncio.gather(
+        *(store.create_task(new) for new in news), store.get_task("taken"), return_exceptions=True
+    )
+    assert [type(outcome).__name__ for outcome in outcomes[:10]] == [
+        "ConflictError" if n == 5 else "Created" for n in range(10)
+    ]
+    assert outcomes[10].task_id == "taken"
+    assert len(await store.list_tasks()) == 10
+
+
+async def test_what_was_asked_before_the_close_is_done(
+    postgresql_server: Any, open_store: Any, unique: str
+) -> None:
+    store = await open_store(postgresql_server.uri)
+    asked = [asyncio.ensure_future(store.create_task(task(f"t{n}"))) for n in range(5)]
+    await asyncio.sleep(0)
+    await store.aclose()
+    assert [(await created).task_id for created in asked] == [f"t{n}" for n in range(5)]
