@@ -129,7 +129,7 @@ async def test_waits_are_counted_and_one_too_many_is_refused(
             each.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
         await wait_until(lambda: capacity.waits == 0)
-        assert await plane.get(wait.replace("60", "0.01")) is None
+        assert await plane.get(f"{wait.removesuffix('60')}0.01") is None
 
 
 async def test_connections_are_bounded(monkeypatch: pytest.MonkeyPatch, wait_until: Any) -> None:
