@@ -53,6 +53,8 @@ _SETTINGS = {
     "default_transaction_isolation": "read committed",
     # Plans are kept; one that was made while a table was small must not scan it when it is large.
     "enable_seqscan": "off",
+    # One plan per statement: making one for each set of values takes longer than running it.
+    "plan_cache_mode": "force_generic_plan",
     "jit": "off",
     # The client gave up long before; nothing runs on unattended.
     "statement_timeout": str(int(2 * OPERATION_SECONDS * 1000)),

@@ -3,13 +3,15 @@
 
 CREATE OR REPLACE FUNCTION op_outbox_done(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
+DECLARE number bigint;
 BEGIN
   -- Where a crash of the server takes this back, the rows are published again, under their ids.
   PERFORM set_config('synchronous_commit', 'off', true);
-  DELETE FROM outbox WHERE row_id IN (
-    SELECT row_id FROM outbox WHERE namespace = ns
-      AND row_id = ANY (ARRAY(SELECT jsonb_array_elements_text(r->'row_ids')::bigint))
-    FOR UPDATE SKIP LOCKED);
+  -- One by one: for a list the planner may read all rows of the namespace.
+  FOR number IN SELECT jsonb_array_elements_text(r->'row_ids') LOOP
+    DELETE FROM outbox WHERE row_id = (SELECT row_id FROM outbox
+      WHERE row_id = number AND namespace = ns FOR UPDATE SKIP LOCKED);
+  END LOOP;
   RETURN reply('null', nothing());
 END $$;
 
