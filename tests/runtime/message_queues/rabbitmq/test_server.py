@@ -237,6 +237,10 @@ def connections(server: Any, vhost: str) -> list[str]:
     return [connection["name"] for connection in found]
 
 
+@pytest.mark.xfail(
+    reason="known: on an idle machine the consumer may stay deaf until its connection is lost; "
+    "docs/reliability.md"
+)
 async def test_a_topic_deleted_under_its_consumer_is_made_again(
     rabbitmq_server: Any, rabbitmq_vhost: str, open_queue: Any, message: Any, receive: Any
 ) -> None:
