@@ -1,0 +1,43 @@
+"""What should exist: pure functions of a context, one kind of child a file.
+
+``deployment_children`` and ``service_children`` give everything that is applied and kept; what is
+not among it, and is the owner's, is to be deleted. A builder gives a manifest, or ``None`` where
+its child is not wanted.
+"""
+
+from llamadeploy_operator.desired.children import deployment_children, service_children
+from llamadeploy_operator.desired.consumed import consumed
+from llamadeploy_operator.desired.context import (
+    Capabilities,
+    ChildKey,
+    Consumed,
+    DeploymentContext,
+    LiveWorkload,
+    Manifest,
+    OperatorDefaults,
+    Owner,
+    Parent,
+    Pin,
+    Resolution,
+    ServiceContext,
+)
+from llamadeploy_operator.desired.pin import choose_pin
+
+__all__ = [
+    "Capabilities",
+    "ChildKey",
+    "Consumed",
+    "DeploymentContext",
+    "LiveWorkload",
+    "Manifest",
+    "OperatorDefaults",
+    "Owner",
+    "Parent",
+    "Pin",
+    "Resolution",
+    "ServiceContext",
+    "choose_pin",
+    "consumed",
+    "deployment_children",
+    "service_children",
+]
