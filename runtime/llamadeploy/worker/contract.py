@@ -68,6 +68,10 @@ class Sink(Protocol):
         """An event of the stream; the worker batches and appends it."""
         ...
 
+    def emit_last(self, event: NewEvent) -> None:
+        """The stream's last event: the run ends at once, so it may travel with the result."""
+        ...
+
     def resident(self, reason: str) -> None:
         """The run waits but cannot be parked; it stays in memory. Shown in the task's status."""
         ...

@@ -14,8 +14,8 @@ from llamadeploy.worker.backoff import persist
 from llamadeploy.worker.loops import Mailbox
 
 LINGER = 0.002
-"""Seconds that a first event waits for company. A short run's only event then travels with the
-result, which saves one of its three round trips; a reader does not notice."""
+"""Seconds that a first event waits for company. The few events of a short run then travel with the
+result, as a stream's last event does in any case; a reader does not notice."""
 
 BATCH_EVENTS = 1000
 BATCH_CHARACTERS = 1 << 20
@@ -79,14 +79,22 @@ class EventWriter:
         """Take an event; an attempt that is lost has its events dropped."""
         if self._closed:
             return
-        self._unsent.append(event)
-        self._emitted += 1
-        self._emitted_characters += len(event.data)
+        self._take_in(event)
         if not self._announced:
             self._announced = True
             self._io.post(self._arrived)
         if self._may_block and self._full():
             self._wait_for_room()
+
+    def emit_last(self, event: NewEvent) -> None:
+        """Take the last event. Nobody is woken for it: :meth:`tail` follows."""
+        if not self._closed:
+            self._take_in(event)
+
+    def _take_in(self, event: NewEvent) -> None:
+        self._unsent.append(event)
+        self._emitted += 1
+        self._emitted_characters += len(event.data)
 
     def _full(self, share: int = 1) -> bool:
         return (

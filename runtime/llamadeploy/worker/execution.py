@@ -42,6 +42,7 @@ class Output:
         note: Callable[[Attempt, str], None],
     ) -> None:
         self.emit = attempt.writer.emit
+        self.emit_last = attempt.writer.emit_last
         self._attempt = attempt
         self._gate = gate
         self._io = io

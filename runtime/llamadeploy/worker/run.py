@@ -281,7 +281,7 @@ class WorkflowRun:
             self._internal(event)
         elif not self._closed and self._verdict is None:
             self._closed = isinstance(event, StopEvent)
-            self._emit(event_type(event), event_data(event))
+            self._emit(event_type(event), event_data(event), last=self._closed)
 
     def task_started(self, task: asyncio.Task[Any]) -> None:
         """See :class:`llamadeploy.worker.engine.Observer`."""
@@ -438,10 +438,11 @@ class WorkflowRun:
     def _close_stream(self) -> None:
         if not self._closed and not isinstance(self._verdict, Stopped):
             self._closed = True
-            self._emit(STOP_TYPE, STOP_DATA)
+            self._emit(STOP_TYPE, STOP_DATA, last=True)
 
-    def _emit(self, kind: str, data: str) -> None:
-        self._sink.emit(NewEvent(self._index, kind, data))
+    def _emit(self, kind: str, data: str, *, last: bool) -> None:
+        emit = self._sink.emit_last if last else self._sink.emit
+        emit(NewEvent(self._index, kind, data))
         self._index += 1
 
 

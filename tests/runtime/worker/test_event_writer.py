@@ -80,6 +80,17 @@ async def test_a_short_run_s_events_travel_with_its_result(writer, log, workflow
     assert log.batches == []
 
 
+async def test_the_last_event_travels_with_the_result_however_late_that_is(writer, log, workflow):
+    async def emitting():
+        writer.emit_last(event(0))
+
+    await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(emitting(), workflow))
+    await asyncio.sleep(0)  # what the writer posted to this loop, if anything, is here by now
+    assert writer._timer is None
+    assert [e.index for e in await writer.tail()] == [0]
+    assert log.batches == []
+
+
 async def test_what_comes_in_during_a_write_makes_the_next_batch(writer, log, workflow, eventually):
     log.open.clear()
     await emit(workflow, writer, [0])

@@ -26,6 +26,9 @@ class Recorder:
         self.events.append(event)
         self.changed.set()
 
+    def emit_last(self, event: NewEvent) -> None:
+        self.emit(event)
+
     def resident(self, reason: str) -> None:
         self.reasons.append(reason)
         self.changed.set()

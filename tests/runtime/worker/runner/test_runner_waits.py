@@ -248,6 +248,7 @@ from llamadeploy.worker.runner import WorkflowRunner
 
 class Sink:
     def emit(self, event): print("event", event.data, file=sys.stderr)
+    emit_last = emit
     def resident(self, reason): print("resident", reason, file=sys.stderr)
 
 async def main():
