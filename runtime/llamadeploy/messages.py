@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import uuid
+from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
+
+from llamadeploy.types import CONTROL_PLANE_NAME
 
 
 class ActionTypes(StrEnum):
@@ -70,3 +73,25 @@ def inbox_topic(namespace: str, worker_id: str) -> str:
 def is_inbox_topic(topic: str) -> bool:
     """Whether it may be one of :func:`inbox_topic`: nobody keeps messages for it."""
     return ".inbox." in topic
+
+
+def topics_of(namespace: str, topics: Iterable[str]) -> list[str]:
+    """Those of ``topics`` that are a namespace's, in alphabetical order.
+
+    Namespaces and services may have dots in their names: ``app.v2.echo`` is the service ``v2.echo``
+    of ``app``, or ``echo`` of ``app.v2``. It belongs to the longest namespace that has a topic for
+    its control plane, which each deployment has before any other.
+    """
+    found = set(topics)
+    suffix = topic_name("", CONTROL_PLANE_NAME)
+    longer = [
+        topic_name(topic.removesuffix(suffix), "")
+        for topic in found
+        if topic.endswith(suffix) and topic.startswith(namespace + ".")
+    ]
+    others = tuple(prefix for prefix in longer if prefix != topic_name(namespace, ""))
+    return sorted(
+        topic
+        for topic in found
+        if topic.startswith(topic_name(namespace, "")) and not topic.startswith(others)
+    )

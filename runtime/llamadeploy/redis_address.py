@@ -6,13 +6,16 @@ The URIs are redis-py's, with its query options; ours are ``sentinel=<name of th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from llamadeploy.exceptions import ConfigurationError, MissingExtraError
 
 if TYPE_CHECKING:
+    from redis.asyncio.cluster import RedisCluster
     from redis.asyncio.connection import AbstractConnection
 
 SCHEMES = ("redis", "rediss", "unix")
@@ -156,7 +159,32 @@ class RedisAddress:
             for client in sentinel.sentinels:
                 await client.aclose()
 
+    async def nodes(self) -> list[RedisAddress]:
+        """An address for each server that has keys: this one, or those of a Cluster's masters.
+
+        Raises:
+            redis.exceptions.RedisError, OSError, TimeoutError: not now.
+        """
+        if not self.cluster:
+            return [self]
+        async with self._cluster() as cluster:
+            return [self._at(str(node.host), int(node.port)) for node in cluster.get_primaries()]
+
+    def _at(self, host: str, port: int) -> RedisAddress:
+        node = copy(self)
+        node.cluster = False
+        node.options = {**self.options, "host": host, "port": port}
+        return node
+
     async def _node(self, key: str) -> tuple[str, int]:
+        async with self._cluster() as cluster:
+            node = cluster.get_node_from_key(key)
+            if node is None:
+                raise ConnectionError(f"no node of the cluster has the slot of {key!r}")
+            return str(node.host), int(node.port)
+
+    @asynccontextmanager
+    async def _cluster(self) -> AsyncIterator[RedisCluster]:
         from redis.asyncio.cluster import ClusterNode, RedisCluster
         from redis.asyncio.connection import SSLConnection
 
@@ -173,10 +201,7 @@ class RedisAddress:
         )
         try:
             await cluster.initialize()
-            node = cluster.get_node_from_key(key)
-            if node is None:
-                raise ConnectionError(f"no node of the cluster has the slot of {key!r}")
-            return str(node.host), int(node.port)
+            yield cluster
         finally:
             await cluster.aclose()
 

@@ -123,6 +123,16 @@ class MessageQueue(Protocol):
         """Forget the topic and what is in it. Idempotent."""
         ...
 
+    async def purge(self, namespace: str) -> int:
+        """Forget the topics of a namespace (see :func:`llamadeploy.messages.topics_of`) and what is
+        in them; how many there were, inboxes not counted. Nobody should use them now: what is
+        published or consumed meanwhile makes its topic again.
+
+        Raises:
+            QueueUnavailableError: the queue cannot be reached; a part may be gone.
+        """
+        ...
+
     async def ping(self) -> None:
         """Return when the queue answers.
 

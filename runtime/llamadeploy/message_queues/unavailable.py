@@ -60,6 +60,10 @@ class UnavailableMessageQueue:
         """Raise UnsupportedFeatureError."""
         self._refuse()
 
+    async def purge(self, namespace: str) -> int:
+        """Raise UnsupportedFeatureError."""
+        self._refuse()
+
     async def ping(self) -> None:
         """Raise UnsupportedFeatureError."""
         self._refuse()

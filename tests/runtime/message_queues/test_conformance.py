@@ -255,6 +255,19 @@ class QueueConformance:
         await queue.publish(TOPIC, message("3"))
         assert await queue.depth(TOPIC) == 1
 
+    async def test_purge_takes_one_namespace_alone(self, queue: MessageQueue) -> None:
+        mine = ["app.control_plane", "app.echo", "app.v1.2", "app.a%7D}*?"]
+        others = ["app.v2.control_plane", "app.v2.echo", "apple.echo", "other.app.echo", "app"]
+        for topic in (*mine, *others):
+            await queue.publish(topic, message("1"))
+        assert await queue.purge("app") == len(mine)
+        assert [await queue.depth(topic) for topic in mine] == [0] * len(mine)
+        assert [await queue.depth(topic) for topic in others] == [1] * len(others)
+        assert await queue.purge("app") == 0
+        await queue.publish(mine[0], message("2"))
+        assert await queue.depth(mine[0]) == 1
+        assert await queue.purge("app.v2") == 2
+
     async def test_awkward_but_legal_topic_names(self, queue: MessageQueue) -> None:
         for topic in ("ns.a service", "ns.ünïcode", "ns.%2F?#&", "ns.lease"):
             await queue.publish(topic, message("1"))

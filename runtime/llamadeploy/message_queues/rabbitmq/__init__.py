@@ -2,13 +2,14 @@
 
 What there is on the server, in one virtual host:
 
-=============================  ===================================================================
-exchange ``<exchange_name>``   direct, durable; a topic's messages have its name as routing key
-queue ``<topic>``              quorum queue: survives a restart, and a node's loss in a cluster
-queue ``<topic>.dead-letters`` what could not be read, or came back 1000 times; quorum queue
-exchange ``<...>.dead-letters`` direct, durable: feeds them
-exchange ``<...>.census``      direct: asks consumers how many messages they hold (see ``census``)
-=============================  ===================================================================
+===============================  =================================================================
+exchange ``<exchange_name>``     direct, durable; routing keys are the names of topics
+queue ``<topic>``                quorum queue: survives a restart, and a node's loss in a cluster
+queue ``<topic>.dead-letters``   what could not be read, or came back 1000 times; quorum queue
+exchange ``<...>.dead-letters``  direct, durable: feeds them
+queue ``<exchange_name>+topics`` the names of all topics (see ``directory``); quorum queue
+exchange ``<...>.census``        direct: asks consumers how much they hold (see ``census``)
+===============================  =================================================================
 
 A worker's inbox is an exclusive queue that goes with its connection, bound under its topic.
 

@@ -15,6 +15,7 @@ from llamadeploy.message_queues.rabbitmq.census import Census
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, Channel, DeliveredMessage, translate
 from llamadeploy.message_queues.rabbitmq.link import Backoff, Link
 from llamadeploy.message_queues.rabbitmq.publisher import PUBLISHED_AT
+from llamadeploy.message_queues.rabbitmq.topics import Topics
 from llamadeploy.message_queues.rabbitmq.topology import Topology, queue_name
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
@@ -69,6 +70,7 @@ class RabbitMQConsumer:
         self,
         link: Link,
         topology: Topology,
+        topics: Topics,
         census: Census,
         topic: str,
         *,
@@ -79,6 +81,7 @@ class RabbitMQConsumer:
         self.topic = topic
         self._link = link
         self._topology = topology
+        self._topics = topics
         self._census = census
         self._prefetch = prefetch
         self._ephemeral = ephemeral
@@ -207,7 +210,7 @@ class RabbitMQConsumer:
     async def _declare(self, channel: Channel) -> str:
         if self._ephemeral:
             return await self._topology.declare_inbox(channel, self.topic)
-        await self._topology.declare_topic(channel, self.topic)
+        await self._topics.make(self.topic)
         return queue_name(self.topic)
 
     async def _until_lost(self) -> None:

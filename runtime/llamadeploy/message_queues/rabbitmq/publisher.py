@@ -10,6 +10,7 @@ from llamadeploy.exceptions import QueueUnavailableError
 from llamadeploy.message_queues.rabbitmq import link as links
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, Channel, exceptions, spec, translate
 from llamadeploy.message_queues.rabbitmq.link import Link
+from llamadeploy.message_queues.rabbitmq.topics import Topics
 from llamadeploy.message_queues.rabbitmq.topology import Topology
 from llamadeploy.messages import is_inbox_topic
 
@@ -25,9 +26,10 @@ ATTEMPTS = 3
 class Publisher:
     """Has a connection of its own: a server short of memory or disk stops publishers' ones."""
 
-    def __init__(self, link: Link, topology: Topology) -> None:
+    def __init__(self, link: Link, topology: Topology, topics: Topics) -> None:
         self._link = link
         self._topology = topology
+        self._topics = topics
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
 
@@ -46,7 +48,7 @@ class Publisher:
             except exceptions.PublishError:
                 if is_inbox_topic(topic):
                     return
-                await self._make(topic)
+                await self._topics.make(topic)
             except exceptions.DeliveryError as error:  # the server's nack
                 raise QueueUnavailableError(
                     f"message queue {self._link.name}: topic {topic} did not take the message"
@@ -74,15 +76,6 @@ class Publisher:
                 headers={PUBLISHED_AT: time.time_ns()},
             ),
         )
-
-    async def _make(self, topic: str) -> None:
-        channel = await self._link.channel()
-        try:
-            async with asyncio.timeout(links.ANSWER_SECONDS):
-                await self._topology.declare_topic(channel, topic)
-                await channel.close()
-        except CAUGHT as error:
-            raise translate(self._link.name, error) from error
 
     async def _opened(self) -> Channel:
         async with self._opening:

@@ -11,16 +11,12 @@ from llamadeploy.message_queues.config import RabbitMQMessageQueueConfig
 from llamadeploy.message_queues.rabbitmq import link as links
 from llamadeploy.message_queues.rabbitmq.census import Census
 from llamadeploy.message_queues.rabbitmq.consumer import RabbitMQConsumer
+from llamadeploy.message_queues.rabbitmq.directory import Directory
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, translate
 from llamadeploy.message_queues.rabbitmq.link import Link
 from llamadeploy.message_queues.rabbitmq.publisher import Publisher
-from llamadeploy.message_queues.rabbitmq.topology import (
-    DEAD_LETTERS,
-    Topology,
-    check_exchange,
-    check_topic,
-    queue_name,
-)
+from llamadeploy.message_queues.rabbitmq.topics import Topics
+from llamadeploy.message_queues.rabbitmq.topology import Topology, check_exchange, check_topic
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
 
@@ -45,7 +41,9 @@ class RabbitMQMessageQueue:
         self._topology = Topology(check_exchange(self._config.exchange_name))
         self._publishing = Link(self._config.url, "publish")
         self._consuming = Link(self._config.url, "consume")
-        self._publisher = Publisher(self._publishing, self._topology)
+        self._directory = Directory(self._publishing, self._topology.exchange)
+        self._topics = Topics(self._publishing, self._topology, self._directory)
+        self._publisher = Publisher(self._publishing, self._topology, self._topics)
         self._census = Census(self._consuming, self._topology)
         self._consumers: set[RabbitMQConsumer] = set()
 
@@ -74,6 +72,7 @@ class RabbitMQMessageQueue:
         consumer = RabbitMQConsumer(
             self._consuming,
             self._topology,
+            Topics(self._consuming, self._topology, self._directory),
             self._census,
             topic,
             prefetch=prefetch,
@@ -94,14 +93,11 @@ class RabbitMQMessageQueue:
     async def delete_topic(self, topic: str) -> None:
         """See ``base.MessageQueue``; its dead letters go with it."""
         check_topic(topic)
-        channel = await self._publishing.channel()
-        try:
-            async with asyncio.timeout(links.ANSWER_SECONDS):
-                await channel.queue_delete(queue_name(topic))
-                await channel.queue_delete(queue_name(topic + DEAD_LETTERS))
-                await channel.close()
-        except CAUGHT as error:
-            raise translate(self._publishing.name, error) from error
+        await self._topics.remove(topic)
+
+    async def purge(self, namespace: str) -> int:
+        """See ``base.MessageQueue``; dead letters go with their topics."""
+        return await self._topics.purge(namespace)
 
     async def ping(self) -> None:
         """See ``base.MessageQueue``."""

@@ -9,6 +9,7 @@ from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavaila
 from llamadeploy.message_queues.base import Capabilities, DeliveryMode
 from llamadeploy.message_queues.config import RedisMessageQueueConfig
 from llamadeploy.message_queues.redis.consumer import RedisConsumer
+from llamadeploy.message_queues.redis.purge import purge
 from llamadeploy.message_queues.redis.topic import call_topic, topic_prefix
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
@@ -105,6 +106,10 @@ class RedisMessageQueue:
         """See ``base.MessageQueue``."""
         prefix = topic_prefix(topic)
         await call_topic(self._pipe(prefix), prefix, "delete")
+
+    async def purge(self, namespace: str) -> int:
+        """See ``base.MessageQueue``; it looks at all keys of the database, in small steps."""
+        return await purge(self._address, namespace, self._timeout)
 
     async def ping(self) -> None:
         """See ``base.MessageQueue``."""

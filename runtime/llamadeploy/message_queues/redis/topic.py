@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from importlib.resources import files
 from typing import Any
 
@@ -22,7 +23,28 @@ _encode = msgspec.msgpack.Encoder().encode
 
 def topic_prefix(topic: str) -> str:
     """The prefix of a topic's keys. They share a hash tag, which ends at the first brace."""
-    return f"{PREFIX}:{{{topic.replace('%', '%25').replace('}', '%7D')}}}:"
+    return f"{PREFIX}:{{{_escaped(topic)}}}:"
+
+
+def stream_key(topic: str) -> str:
+    """The key of a topic's messages."""
+    return topic_prefix(topic) + "s"
+
+
+def topic_of(key: str) -> str:
+    """The topic of one of its keys: the reverse of :func:`topic_prefix`."""
+    name, _, _ = key.removeprefix(f"{PREFIX}:{{").partition("}")
+    return name.replace("%7D", "}").replace("%25", "%")
+
+
+def key_pattern(beginning: str) -> str:
+    """What ``SCAN`` matches: all keys of the topics whose names begin so."""
+    plain = re.sub(r"([*?\[\]\\^-])", r"\\\1", f"{PREFIX}:{{{_escaped(beginning)}")
+    return f"{plain}*}}:*"
+
+
+def _escaped(topic: str) -> str:
+    return topic.replace("%", "%25").replace("}", "%7D")
 
 
 async def call_topic(

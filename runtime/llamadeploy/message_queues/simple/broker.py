@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 
 from llamadeploy.exceptions import QueueUnavailableError
 from llamadeploy.message_queues.simple.topic import Entry, Lease, Topic, Waiter
+from llamadeploy.messages import is_inbox_topic, topics_of
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,13 @@ class Broker:
             self._consumers[topic.owner].ephemeral.discard(name)
         for waiter in topic.waiters:
             _resolve(waiter, [])
+
+    def purge(self, namespace: str) -> int:
+        """Forget a namespace's topics; how many there were, inboxes not counted."""
+        names = topics_of(namespace, self._topics)
+        for name in names:
+            self.delete_topic(name)
+        return sum(not is_inbox_topic(name) for name in names)
 
     def depth(self, name: str) -> int:
         """Messages ready plus leased; 0 for an unknown topic."""

@@ -24,6 +24,7 @@ SIMPLE_CAPABILITIES = Capabilities(DeliveryMode.COMPETING, ordered=False, durabl
 
 _OUTCOMES = msgspec.json.Decoder(list[wire.Refusal | None])
 _DEPTH = msgspec.json.Decoder(wire.DepthReply)
+_COUNT = msgspec.json.Decoder(int)
 _HEARTBEAT = msgspec.json.Decoder(wire.HeartbeatReply)
 
 
@@ -91,6 +92,11 @@ class SimpleMessageQueue:
     async def delete_topic(self, topic: str) -> None:
         """See ``base.MessageQueue``."""
         await self._connection.request("DELETE", f"topics/{topic_path(topic)}")
+
+    async def purge(self, namespace: str) -> int:
+        """See ``base.MessageQueue``."""
+        path = f"namespaces/{topic_path(namespace)}"
+        return await self._connection.call(_COUNT, "DELETE", path)
 
     async def ping(self) -> None:
         """See ``base.MessageQueue``."""

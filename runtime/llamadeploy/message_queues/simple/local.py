@@ -57,6 +57,10 @@ class LocalMessageQueue:
         """See ``base.MessageQueue``."""
         self.broker.delete_topic(topic)
 
+    async def purge(self, namespace: str) -> int:
+        """See ``base.MessageQueue``."""
+        return self.broker.purge(namespace)
+
     async def ping(self) -> None:
         """See ``base.MessageQueue``."""
         self.broker.check()

@@ -10,6 +10,7 @@
 ``POST /messages/{t}/lease``            see ``wire.LeaseRequest``
 ``POST /messages/{t}/ack | nack``       see ``wire.SettleRequest``
 ``GET /messages/{t}/depth``             ready plus leased
+``DELETE /namespaces/{n}``              forget its topics with their messages; how many they were
 ``POST /heartbeat``                     consumers that are alive; the reply names unknown ones
 ``DELETE /consumers/{id}``              hand back what the consumer holds; null
 ======================================  =========================================================
@@ -137,6 +138,7 @@ def _application(handlers: _Handlers, token: str | None) -> FastAPI:
         Route("/consumers/{consumer}", _json(handlers.close_consumer), methods=["DELETE"]),
         Route("/topics/{topic}", _json(handlers.create_topic), methods=["POST"]),
         Route("/topics/{topic}", _json(handlers.delete_topic), methods=["DELETE"]),
+        Route("/namespaces/{namespace}", _json(handlers.purge), methods=["DELETE"]),
         Route("/", _json(handlers.home), methods=["GET"]),
     ]
     app = FastAPI(title="LlamaDeploy simple message queue", routes=routes)
@@ -162,6 +164,9 @@ class _Handlers:
 
     async def delete_topic(self, request: Request) -> None:
         self._broker.delete_topic(request.path_params["topic"])
+
+    async def purge(self, request: Request) -> int:
+        return self._broker.purge(request.path_params["namespace"])
 
     async def publish(self, request: Request) -> None:
         topic = self._existing_topic(request)
