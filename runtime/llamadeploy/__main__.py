@@ -15,6 +15,10 @@ _ENTRY_POINTS = {
         "llamadeploy.control_plane.process",
         "Serve one deployment's API, and its queue where that is 'simple'.",
     ),
+    "orchestrator": (
+        "llamadeploy.orchestration.process",
+        "Do what follows from tasks, where queue and store are shared.",
+    ),
     "rotate-keys": (
         "llamadeploy.api_server.keys",
         "Give a deployment of this machine a new signing key.",
@@ -24,22 +28,14 @@ _ENTRY_POINTS = {
 """Name -> module with ``main()``, and its line in the help. Imported when used: a worker must not
 load the API server, nor a --help everything."""
 
-_ORCHESTRATOR = """\
-The orchestrator runs inside the control plane where the message queue is 'simple' or the state
-store is 'memory' or 'sqlite', which are all that this release has: start
-`llamadeploy control-plane` (or `llamadeploy api-server`) instead.
-"""
-
 
 class _Processes(click.Group):
     """Imports the chosen process only; its own ``main`` parses the rest of the line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [*_ENTRY_POINTS, "orchestrator"]
+        return list(_ENTRY_POINTS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name == "orchestrator":
-            return _orchestrator
         if cmd_name not in _ENTRY_POINTS:
             return None
         return _forward(cmd_name, *_ENTRY_POINTS[cmd_name])
@@ -61,13 +57,6 @@ def _forward(name: str, module: str, summary: str) -> click.Command:
         sys.exit(importlib.import_module(module).main())
 
     return command
-
-
-@click.command("orchestrator", short_help="Runs inside the control plane in this release.")
-def _orchestrator() -> None:
-    """Says where the orchestrator runs."""
-    click.echo(_ORCHESTRATOR, err=True)
-    sys.exit(2)
 
 
 @click.command(

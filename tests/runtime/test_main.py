@@ -49,10 +49,11 @@ def test_help_loads_no_process() -> None:
     assert done.returncode == 0, done.stderr
 
 
-def test_the_orchestrator_says_where_it_runs() -> None:
-    said = run("orchestrator")
-    assert said.returncode == 2
+def test_an_orchestrator_needs_a_shared_queue_and_store() -> None:
+    said = run("orchestrator", LLAMADEPLOY_STATE_STORE_URI="sqlite:///x.db")
+    assert said.returncode == 1
     assert "runs inside the control plane" in said.stderr
+    assert "LLAMADEPLOY_QUEUE_TYPE" in said.stderr
 
 
 def test_an_unknown_process_is_an_error() -> None:

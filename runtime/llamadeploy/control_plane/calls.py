@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from llamadeploy.control_plane.outbox import Outbox
 from llamadeploy.control_plane.services import Services
 from llamadeploy.control_plane.validation import derived_id
 from llamadeploy.exceptions import ConflictError, NotFoundError, ServiceCallError
+from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import ExecutionKey, NewTask, TaskRecord
 from llamadeploy.types import SessionPolicy
@@ -50,7 +50,7 @@ class Calls:
         child_id = derived_id("call", parent.task_id, call_key)
         line = await self._ancestors(caller)
         session = caller.session_id if share_session else derived_id("session", child_id)
-        options = self._services.options(service)
+        options = await self._services.options(service)
         locked = any(a.session_id == session and a.service == service for a in line)
         created = await self._store.create_task(
             NewTask(

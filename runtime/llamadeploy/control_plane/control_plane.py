@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import logging
 from collections.abc import AsyncIterator
 from typing import Any
 
 from llamadeploy.control_plane.calls import Calls
 from llamadeploy.control_plane.config import ControlPlaneConfig
-from llamadeploy.control_plane.consumer import MessageLoop
-from llamadeploy.control_plane.messages import Messages
-from llamadeploy.control_plane.outbox import Outbox, PublishCallback
-from llamadeploy.control_plane.repair import RepairLoop, sweep_forever
-from llamadeploy.control_plane.router import Router
 from llamadeploy.control_plane.service_operations import ServiceOperations
 from llamadeploy.control_plane.services import Services
 from llamadeploy.control_plane.sessions import Sessions
@@ -23,12 +18,17 @@ from llamadeploy.control_plane.tasks import Tasks, result_of, status_of
 from llamadeploy.exceptions import (
     LlamaDeployError,
     NotFoundError,
+    StoreError,
 )
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig
-from llamadeploy.messages import QueueMessage, topic_name
+from llamadeploy.messages import QueueMessage
 from llamadeploy.metrics.deployment import DeploymentMetrics
 from llamadeploy.metrics.instruments import Family
+from llamadeploy.orchestration.messages import Messages
+from llamadeploy.orchestration.orchestration import Orchestration
+from llamadeploy.orchestration.outbox import Outbox, PublishCallback
+from llamadeploy.orchestration.router import Router
 from llamadeploy.orchestrator import BaseOrchestrator, SimpleOrchestrator, is_simple
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import (
@@ -43,7 +43,6 @@ from llamadeploy.state_stores.records import (
     TaskRecord,
 )
 from llamadeploy.types import (
-    CONTROL_PLANE_NAME,
     CancelOutcome,
     EventDefinition,
     ServiceDefinition,
@@ -72,6 +71,8 @@ class ControlPlane:
         retention: seconds for which finished tasks and idle sessions are kept; by default
             ``config.retention``.
         on_publish: awaited with each message about a task after the queue has it.
+        orchestrates: do the orchestrator's work here too; false where processes of their own do it
+            (``llamadeploy orchestrator``), which takes a shared store and queue.
 
     Attributes:
         queue_config: what ``/queue_config`` tells (without credentials), if anything.
@@ -90,6 +91,7 @@ class ControlPlane:
         default_service: str | None = None,
         retention: float | None = None,
         on_publish: PublishCallback | None = None,
+        orchestrates: bool = True,
     ) -> None:
         self.name = name
         self.namespace = namespace
@@ -98,15 +100,13 @@ class ControlPlane:
         self.store = store
         self.queue = queue
         self.publisher_id = f"ControlPlane-{generate_id()}"
-        self._retention = self.config.retention if retention is None else retention
         self._metrics = DeploymentMetrics(name)
-        self._repair = RepairLoop(store, queue, lambda: self._outbox, self._service_topics)
         self._outbox = Outbox(
             store,
             queue,
             namespace=namespace,
             publisher_id=self.publisher_id,
-            wake=self._repair.wake,
+            wake=self._wake,
             on_publish=on_publish,
         )
         self._services = Services(store, deployment=name, default=default_service)
@@ -120,7 +120,19 @@ class ControlPlane:
             store, self._outbox, self._services, self._sessions, None if simple else router
         )
         self._messages = Messages(store, self._outbox, router, self._new_task)
-        self._loops: list[asyncio.Task[None]] = []
+        self._running = False
+        self._orchestration: Orchestration | None = None
+        if orchestrates:
+            self._orchestration = Orchestration(
+                store,
+                queue,
+                self._outbox,
+                name=name,
+                namespace=namespace,
+                services=self._services.names,
+                process=self.process_message,
+                retention=self.config.retention if retention is None else retention,
+            )
 
     @property
     def default_service(self) -> str | None:
@@ -133,39 +145,30 @@ class ControlPlane:
 
     # -- life ----------------------------------------------------------------------------------
     async def start(self) -> None:
-        """Begin to repair, to sweep, and to consume ``<namespace>.control_plane``.
+        """Begin to work, and to orchestrate where nobody else does.
 
         Raises:
             StoreUnavailableError: the store cannot be reached.
         """
         self.store.observe(self._metrics)
         await self._services.refresh()
-        topic = topic_name(self.namespace, CONTROL_PLANE_NAME)
-        messages = MessageLoop(self.queue, self.store, topic, self.process_message)
-        for name, loop in (
-            ("repair", self._repair.run()),
-            ("retention", sweep_forever(self.store, self._retention)),
-            ("messages", messages.run()),
-        ):
-            self._loops.append(asyncio.create_task(loop, name=f"{self.name}-{name}"))
+        self._running = True
+        if self._orchestration is not None:
+            self._orchestration.start()
 
     async def stop(self) -> None:
-        """Stop the loops. Store and queue stay open. Idempotent."""
-        for loop in self._loops:
-            loop.cancel()
-        results = await asyncio.gather(*self._loops, return_exceptions=True)
-        self._loops.clear()
-        for error in results:
-            if isinstance(error, Exception):
-                log.error("a loop of control plane %s had failed", self.name, exc_info=error)
+        """Finish what was begun. Store and queue stay open. Idempotent."""
+        self._running = False
+        if self._orchestration is not None:
+            await self._orchestration.stop()
         await self._sessions.settled()
         await self._outbox.aclose()
 
     async def problems(self) -> list[str]:
         """Why it is not ready, empty when it is."""
-        found = [f"the {loop.get_name()} loop has ended" for loop in self._loops if loop.done()]
-        if not self._loops:
-            found.append("the control plane is not running")
+        found = [] if self._running else ["the control plane is not running"]
+        if self._orchestration is not None:
+            found += self._orchestration.problems()
         for label, check in (("state store", self.store.ping), ("queue", self.queue.ping)):
             try:
                 await check()
@@ -175,6 +178,8 @@ class ControlPlane:
 
     async def metrics(self) -> list[Family]:
         """What happened since this object was made, and how things stand now."""
+        with contextlib.suppress(StoreError):  # the gauges will say so
+            await self._services.freshen()
         return await self._metrics.collect(
             self.store, self.queue, self.namespace, self._services.known()
         )
@@ -443,7 +448,7 @@ class ControlPlane:
         lost = await self.store.expire_worker(worker_id)
         if lost:
             log.warning("worker %s died with %d runs", worker_id, lost)
-        self._repair.wake()
+        self._wake()
 
     async def call_service(
         self,
@@ -469,5 +474,7 @@ class ControlPlane:
             parent, call_key, service, arguments, share_session=share_session
         )
 
-    async def _service_topics(self) -> list[str]:
-        return [topic_name(self.namespace, name) for name in self._services.known()]
+    def _wake(self) -> None:
+        """Something may be due for repair; orchestrators elsewhere find it by themselves."""
+        if self._orchestration is not None:
+            self._orchestration.wake()

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import signal
 import sys
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 
 import click
 from pydantic import SecretStr
@@ -18,16 +17,16 @@ from llamadeploy.collector import settle_collector
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.exceptions import LlamaDeployError
 from llamadeploy.http.exposure import check_exposure
 from llamadeploy.http.serving import HttpServer
-from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import SimpleMessageQueueConfig
 from llamadeploy.message_queues.registry import open_queue
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
+from llamadeploy.orchestration.orchestration import runs_apart
+from llamadeploy.pod import Probes, run_process, until_up
 from llamadeploy.settings import HTTP_PORT, QUEUE_PORT, PodSettings
 from llamadeploy.state_stores.registry import open_store
 
@@ -35,6 +34,7 @@ log = logging.getLogger(__name__)
 
 ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - in a pod the network policy and the token guard it
 MEMORY_URI = "memory://"
+PORT = click.IntRange(0, 65535)
 
 DRAIN_SECONDS = 10.0
 """What running requests get at SIGTERM; below a pod's default grace period of 30 s. Long polls and
@@ -48,6 +48,8 @@ class Address:
     host: str = ALL_INTERFACES
     port: int = HTTP_PORT
     queue_port: int = QUEUE_PORT
+    metrics_port: int | None = None
+    """Of the probes; ``None`` for 9090, or a free one where that is taken."""
     insecure_no_token: bool = False
     """Listen beyond loopback although no token is asked for."""
 
@@ -58,6 +60,7 @@ class Listening:
 
     port: int
     queue_port: int | None
+    metrics_port: int
 
 
 async def serve(
@@ -66,13 +69,17 @@ async def serve(
     *,
     stop: asyncio.Event,
     on_ready: Callable[[Listening], None] | None = None,
+    orchestrates: bool = False,
 ) -> None:
-    """Run until ``stop`` is set, then drain.
+    """Run until ``stop`` is set, then drain; a store that is away at the start is waited for.
+
+    Args:
+        orchestrates: do the orchestrator's work too, although queue and store are shared; where
+            they are not it is always done here.
 
     Raises:
         ConfigurationError: a port, the store's URI or the queue's settings are wrong, or others
             would be let in without a token.
-        StoreUnavailableError, QueueUnavailableError: they cannot be reached at the start.
     """
     check_exposure(
         address.host,
@@ -81,10 +88,14 @@ async def serve(
         what="--host",
         cure="set LLAMADEPLOY_API_TOKEN (or add --insecure-no-token)",
     )
+    uri = _secret(settings.state_store_uri) or MEMORY_URI
     async with AsyncExitStack() as stack:
-        store = await open_store(
-            _secret(settings.state_store_uri) or MEMORY_URI, settings.namespace
-        )
+        probes = Probes(address.host, address.metrics_port)
+        await probes.start()
+        stack.push_async_callback(probes.stop)
+        store = await until_up(lambda: open_store(uri, settings.namespace), probes, stop)
+        if store is None:
+            return
         stack.push_async_callback(store.aclose)
         queue, queue_server = _open_queue(settings, address)
         stack.push_async_callback(queue.aclose)
@@ -98,6 +109,7 @@ async def serve(
             ),
             retention=settings.retention_seconds,
             default_service=settings.default_service,
+            orchestrates=orchestrates or not runs_apart(settings.queue_type, uri),
         )
         if queue_server is not None:
             await queue_server.start()
@@ -106,14 +118,16 @@ async def serve(
                 host=address.host, port=queue_server.port
             )
         stack.push_async_callback(control_plane.stop)
-        await control_plane.start()
+        await until_up(control_plane.start, probes, stop)
+        probes.inspect(control_plane)
         app = control_plane_app(control_plane, token=_secret(settings.api_token))
         server = HttpServer(app, address.host, address.port, setting="the control plane's port")
         await server.start()
         stack.push_async_callback(server.stop, DRAIN_SECONDS)
         log.info("control plane of %s listens on %s", settings.deployment, server.url)
         if on_ready is not None:
-            on_ready(Listening(server.port, queue_server.port if queue_server else None))
+            queue_port = queue_server.port if queue_server else None
+            on_ready(Listening(server.port, queue_port, probes.port))
         await stop.wait()
         log.info("stopping: requests that run are finished first")
 
@@ -137,22 +151,16 @@ def _secret(value: SecretStr | None) -> str | None:
     return value.get_secret_value() if value is not None else None
 
 
-async def _main(settings: PodSettings, address: Address) -> None:
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    if settings.parent_fd is not None:
-        # Whoever started us holds the other end: its end, however it came, is ours too.
-        loop.add_reader(settings.parent_fd, _parent_ended, loop, settings.parent_fd, stop)
-    await serve(settings, address, stop=stop, on_ready=lambda _: settle_collector())
-
-
-def _parent_ended(loop: asyncio.AbstractEventLoop, fd: int, stop: asyncio.Event) -> None:
-    if os.read(fd, 4096):
-        return
-    loop.remove_reader(fd)
-    stop.set()
+async def _main(
+    address: Address, orchestrates: bool, settings: PodSettings, stop: asyncio.Event
+) -> None:
+    await serve(
+        settings,
+        address,
+        stop=stop,
+        on_ready=lambda _: settle_collector(),
+        orchestrates=orchestrates,
+    )
 
 
 @click.command("control-plane", short_help="Serve one deployment's API.")
@@ -160,29 +168,37 @@ def _parent_ended(loop: asyncio.AbstractEventLoop, fd: int, stop: asyncio.Event)
 @click.option(
     "--insecure-no-token", is_flag=True, help="Allow --host beyond this machine without a token."
 )
-def control_plane(host: str, insecure_no_token: bool) -> None:
-    """Serve one deployment's API (port 8000), and its queue where that is 'simple' (port 8001).
+@click.option("--port", type=PORT, default=HTTP_PORT, show_default=True, help="Port of the API.")
+@click.option(
+    "--queue-port", type=PORT, default=QUEUE_PORT, show_default=True, help="Port of the queue."
+)
+@click.option(
+    "--metrics-port",
+    type=PORT,
+    help="Port of the probes and metrics [default: 9090, or a free one where that is taken].",
+)
+@click.option(
+    "--with-orchestrator",
+    is_flag=True,
+    help="Do the orchestrator's work too, although message queue and state store are shared.",
+)
+def control_plane(
+    host: str,
+    insecure_no_token: bool,
+    port: int,
+    queue_port: int,
+    metrics_port: int | None,
+    with_orchestrator: bool,
+) -> None:
+    """Serve one deployment's API, and its queue where that is 'simple'.
 
-    Everything else is read from LLAMADEPLOY_* variables, such as LLAMADEPLOY_API_TOKEN.
+    Everything else is read from LLAMADEPLOY_* variables, such as LLAMADEPLOY_API_TOKEN. With a
+    shared message queue and state store start `llamadeploy orchestrator` as well.
     """
-    sys.exit(_run(Address(host, insecure_no_token=insecure_no_token)))
+    address = Address(host, port, queue_port, metrics_port, insecure_no_token)
+    sys.exit(run_process(partial(_main, address, with_orchestrator)))
 
 
 def main() -> None:
     """The console entry: parses the command line."""
     control_plane(prog_name="llamadeploy control-plane")
-
-
-def _run(address: Address) -> int:
-    """Run with the settings of the environment; returns the exit code."""
-    import uvloop
-
-    try:
-        settings = PodSettings.from_env()
-        configure_logging(settings.log_format, settings.log_level)
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_main(settings, address))
-    except LlamaDeployError as error:
-        print(f"Error: {error}", file=sys.stderr)  # noqa: T201 - for whoever reads the pod's log
-        return 1
-    return 0

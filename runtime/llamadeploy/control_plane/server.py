@@ -13,12 +13,12 @@ from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.config import ControlPlaneConfig
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.control_plane.deferred import DeferredStore
-from llamadeploy.control_plane.outbox import PublishCallback
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.http.exposure import MANUAL_CURE, check_exposure, insecure_by_environment
 from llamadeploy.http.serving import HttpServer
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.messages import QueueMessage, topic_name
+from llamadeploy.orchestration.outbox import PublishCallback
 from llamadeploy.orchestrator import BaseOrchestrator
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.registry import open_store

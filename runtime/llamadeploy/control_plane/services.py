@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import time
+
 from llamadeploy.exceptions import ConfigurationError, NotFoundError
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.types import ServiceDefinition, ServiceOptions
 
 NO_SERVICE = "Service is None and deployment has no default service"
+
+FRESH_SECONDS = 2.0
+"""For how long what the store said of services is believed: another control plane of the
+deployment may have registered one, or one with other options."""
 
 
 class Services:
@@ -18,10 +24,24 @@ class Services:
         self.default = default
         self._declared: dict[str, ServiceDefinition] = {}
         self._registered: dict[str, ServiceDefinition] = {}
+        self._read_at = float("-inf")
 
     async def refresh(self) -> None:
         """Read the registered services, which another control plane may have changed."""
         self._registered = await self._store.list_services()
+        self._read_at = time.monotonic()
+
+    async def freshen(self) -> None:
+        """Read them where what is known is old; others go on with that meanwhile."""
+        before, now = self._read_at, time.monotonic()
+        if now - before < FRESH_SECONDS:
+            return
+        self._read_at = now
+        try:
+            await self.refresh()
+        except BaseException:
+            self._read_at = before
+            raise
 
     def declare(self, service: ServiceDefinition) -> None:
         """The deployment has this service, whether it is up or not."""
@@ -41,8 +61,7 @@ class Services:
 
     async def get(self, name: str) -> ServiceDefinition:
         """Raises NotFoundError where it is neither registered nor declared."""
-        found = self._registered.get(name) or await self._store.get_service(name)
-        found = found or self._declared.get(name)
+        found = await self._store.get_service(name) or self._declared.get(name)
         if found is None:
             raise NotFoundError("Service not found")
         return found
@@ -54,6 +73,11 @@ class Services:
     def known(self) -> set[str]:
         """Names, as far as this process has seen them."""
         return {*self._declared, *self._registered}
+
+    async def names(self) -> set[str]:
+        """Names of all services. Raises StoreUnavailableError."""
+        await self.freshen()
+        return self.known()
 
     def choose(self, name: str | None) -> str:
         """The service a task goes to: ``name``, or the default.
@@ -73,16 +97,22 @@ class Services:
             NotFoundError: no such service in this deployment.
         """
         chosen = self.choose(name)
-        if chosen in self._declared or chosen in self._registered:
-            return chosen
-        found = await self._store.get_service(chosen)
-        if found is None:
+        if not await self._knows(chosen):
             raise NotFoundError(f"Service '{chosen}' not found in deployment '{self._deployment}'")
-        self._registered[chosen] = found
         return chosen
 
-    def options(self, name: str) -> ServiceOptions:
+    async def _knows(self, name: str) -> bool:
+        await self.freshen()
+        if name in self._declared or name in self._registered:
+            return True
+        found = await self._store.get_service(name)
+        if found is not None:
+            self._registered[name] = found
+        return found is not None
+
+    async def options(self, name: str) -> ServiceOptions:
         """How its tasks are treated: what it registered, else what was declared, else defaults."""
+        await self._knows(name)
         registered, declared = self._registered.get(name), self._declared.get(name)
         if registered is not None and (
             declared is None or "options" in registered.model_fields_set

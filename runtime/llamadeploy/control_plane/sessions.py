@@ -7,9 +7,9 @@ import contextlib
 import logging
 from typing import Any
 
-from llamadeploy.control_plane.outbox import Outbox
 from llamadeploy.exceptions import NotFoundError, StoreError
 from llamadeploy.messages import ActionTypes
+from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.types import SessionDefinition, generate_id
 

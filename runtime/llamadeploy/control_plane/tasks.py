@@ -7,8 +7,6 @@ import contextlib
 import logging
 import time
 
-from llamadeploy.control_plane.outbox import Outbox
-from llamadeploy.control_plane.router import Router
 from llamadeploy.control_plane.services import Services
 from llamadeploy.control_plane.sessions import NO_SESSION, Sessions
 from llamadeploy.control_plane.validation import (
@@ -20,6 +18,8 @@ from llamadeploy.control_plane.validation import (
 )
 from llamadeploy.exceptions import ConfigurationError, ConflictError, NotFoundError
 from llamadeploy.messages import ActionTypes
+from llamadeploy.orchestration.outbox import Outbox
+from llamadeploy.orchestration.router import Router
 from llamadeploy.state_stores.base import Follower, StateStore
 from llamadeploy.state_stores.records import (
     Created,
@@ -134,10 +134,10 @@ class Tasks:
         if self._router is None:
             check_arguments(task.input, "body", "input")
             service = self._services.choose(task.service_id)
-            return await self._store.create_task(self._with_options(new, service, task.input))
+            return await self._store.create_task(await self._with_options(new, service, task.input))
         if await self._store.get_task(new.task_id) is not None:
             # A repeat: the orchestrator has decided, and the store compares the bodies.
-            return await self._store.create_task(self._with_options(new, "", task.input))
+            return await self._store.create_task(await self._with_options(new, "", task.input))
         known = await self._store.get_session(new.session_id)
         if known is None:
             if not new.new_session:
@@ -148,10 +148,10 @@ class Tasks:
         service, text, changes = await self._router.first(definition, state)
         if changes:
             await self._store.merge_session_state(new.session_id, changes)
-        return await self._store.create_task(self._with_options(new, service, text))
+        return await self._store.create_task(await self._with_options(new, service, text))
 
-    def _with_options(self, new: NewTask, service: str, text: str) -> NewTask:
-        options = self._services.options(service)
+    async def _with_options(self, new: NewTask, service: str, text: str) -> NewTask:
+        options = await self._services.options(service)
         return NewTask(
             task_id=new.task_id,
             session_id=new.session_id,

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 
-from llamadeploy.control_plane.outbox import Outbox
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import (
     Completion,

@@ -17,7 +17,7 @@ from llamadeploy.control_plane.process import Address, Listening, serve
 from llamadeploy.settings import PodSettings
 from llamadeploy.state_stores import registry
 
-ANY = Address("127.0.0.1", 0, 0)
+ANY = Address("127.0.0.1", 0, 0, 0)
 
 
 async def test_it_serves_api_and_queue_and_drains(
@@ -102,13 +102,14 @@ async def _run(environment: dict[str, str]) -> tuple[int | None, str]:
 
 async def test_sigterm_ends_it_cleanly(tmp_path: Path) -> None:
     script = (
-        "import asyncio, sys\n"
-        "from llamadeploy.control_plane import process\n"
+        "import asyncio\n"
+        "from llamadeploy.control_plane.process import Address, serve\n"
+        "from llamadeploy.pod import serve_until_told\n"
         "from llamadeploy.settings import PodSettings\n"
-        "process.serve = (lambda real: lambda s, a, stop, on_ready: real(\n"
-        "    s, a, stop=stop, on_ready=lambda l: (on_ready(l), print(l.port, flush=True))))(\n"
-        "    process.serve)\n"
-        "asyncio.run(process._main(PodSettings.from_env(), process.Address('127.0.0.1', 0, 0)))\n"
+        "async def run(settings, stop):\n"
+        "    await serve(settings, Address('127.0.0.1', 0, 0, 0), stop=stop,\n"
+        "                on_ready=lambda listening: print(listening.port, flush=True))\n"
+        "asyncio.run(serve_until_told(PodSettings.from_env(), run))\n"
     )
     child = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, stdout=asyncio.subprocess.PIPE

@@ -7,10 +7,10 @@ from collections.abc import Awaitable, Callable
 
 from pydantic import ValidationError
 
-from llamadeploy.control_plane.outbox import Outbox
-from llamadeploy.control_plane.router import Router
 from llamadeploy.exceptions import ConfigurationError, NotFoundError
 from llamadeploy.messages import ActionTypes, QueueMessage
+from llamadeploy.orchestration.outbox import Outbox
+from llamadeploy.orchestration.router import Router
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import NewEvent
 from llamadeploy.types import TaskDefinition, TaskResult, TaskStream

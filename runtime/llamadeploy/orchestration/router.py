@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
-from llamadeploy.control_plane.outbox import Outbox
 from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.messages import ActionTypes, QueueMessage
+from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.orchestrator import BaseOrchestrator, get_result_key
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import RouteCommit, RoutingStage

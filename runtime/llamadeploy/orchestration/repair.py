@@ -8,9 +8,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from llamadeploy.control_plane.outbox import Outbox
 from llamadeploy.exceptions import LlamaDeployError
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import Repaired, RepairPolicy
 
@@ -34,12 +34,6 @@ NEVER = float("-inf")
 MIN_PAUSE_SECONDS = 0.25
 """Pause after a round that found nothing although something seemed due."""
 
-SWEEP_SECONDS = 30.0
-"""How often finished tasks are checked against the retention."""
-
-SWEEP_TASKS = 500
-"""Tasks forgotten per call, so that no transaction holds others up."""
-
 
 class RepairLoop:
     """Publishes due outbox rows, takes back lost leases, ends what is out of retries or time.
@@ -52,7 +46,7 @@ class RepairLoop:
         self,
         store: StateStore,
         queue: MessageQueue,
-        outbox: Callable[[], Outbox],
+        outbox: Outbox,
         topics: Callable[[], Awaitable[list[str]]],
     ) -> None:
         self._store = store
@@ -94,7 +88,7 @@ class RepairLoop:
             log.warning("task %s ran out of time", task_id)
         if repaired.lost_leases:
             log.warning("%d runs were lost by their workers", repaired.lost_leases)
-        sent = await self._outbox().publish(repaired.publish)
+        sent = await self._outbox.publish(repaired.publish)
         self._barren = not (sent or repaired.lost_leases or repaired.dead_lettered)
         self._barren = self._barren and not repaired.timed_out
         return repaired
@@ -118,15 +112,3 @@ class RepairLoop:
             return None if durable else BACKLOG_RESEND_SECONDS
         # An empty queue in memory that we find at the start has forgotten everything.
         return 0.0 if self._last == NEVER and not durable else RESEND_SECONDS
-
-
-async def sweep_forever(store: StateStore, retention: float) -> None:
-    """Forget tasks that finished more than ``retention`` seconds ago, until cancelled."""
-    pause = min(SWEEP_SECONDS, max(retention / 4, 0.05))
-    while True:
-        more = False
-        try:
-            more = await store.expire(time.time() - retention, limit=SWEEP_TASKS) >= SWEEP_TASKS
-        except LlamaDeployError as error:
-            log.warning("finished tasks are kept a little longer: %s", error)
-        await asyncio.sleep(0 if more else pause)
