@@ -94,9 +94,10 @@ class DeploymentMetrics:
         async with self._scraping:
             gauges = await self._answers(self._state_gauges(store), "state store")
             gauges += await self._answers(self._depth(queue, namespace, names), "message queue")
-        return [*self._counted(names), *gauges]
+        return [*self.counted(names), *gauges]
 
-    def _counted(self, services: Sequence[str]) -> list[Family]:
+    def counted(self, services: Sequence[str]) -> list[Family]:
+        """The families that this process counts itself."""
         # Known services begin at 0, so that a rate sees the first one that counts.
         ends = [(service, outcome) for service in services for outcome in OUTCOMES]
         alone = [(service,) for service in services]

@@ -1,14 +1,15 @@
 """The metrics of one worker process.
 
-They have names of their own: what becomes of tasks is counted where it is committed, in the
-control plane, and must not be counted twice.
+They have names of their own: what becomes of tasks is counted where it is committed, and must not
+be counted twice. That is the control plane, and where a worker opens a shared store itself, the
+worker.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 
-from llamadeploy.metrics.deployment import PREFIX
+from llamadeploy.metrics.deployment import PREFIX, DeploymentMetrics
 from llamadeploy.metrics.instruments import OPERATION_SECONDS, Family, Histogram, Kind, Sample
 
 
@@ -18,10 +19,14 @@ class WorkerMetrics:
     Args:
         deployment: name of the deployment.
         service: name of the service.
+        commits: what the store tells of this worker's commits, where it has one open.
     """
 
-    def __init__(self, deployment: str, service: str) -> None:
+    def __init__(
+        self, deployment: str, service: str, commits: DeploymentMetrics | None = None
+    ) -> None:
         self._deployment = deployment
+        self._commits = commits
         self._service = service
         self._operations = Histogram(OPERATION_SECONDS)
 
@@ -45,7 +50,7 @@ class WorkerMetrics:
         operations: list[Sample] = [
             ((self._deployment, *name), distribution) for name, distribution in self._operations
         ]
-        return [
+        own = [
             Family(
                 PREFIX + "worker_deliveries", Kind.COUNTER,
                 "Deliveries by what became of them in this worker", (*labels, "outcome"), outcomes,
@@ -58,9 +63,10 @@ class WorkerMetrics:
                 PREFIX + "worker_slots", Kind.GAUGE, "Attempts that this worker may run at once",
                 labels, [(values, float(slots))],
             ),
-            Family(
-                PREFIX + "store_operation_seconds", Kind.HISTOGRAM,
-                "Seconds from the call of an operation of the state store until its answer",
-                ("deployment", "operation"), operations,
-            ),
         ]  # fmt: skip
+        if self._commits is not None:
+            return [*own, *self._commits.counted([self._service])]
+        text = "Seconds from the call of an operation of the state store until its answer"
+        names = ("deployment", "operation")
+        store = PREFIX + "store_operation_seconds"
+        return [*own, Family(store, Kind.HISTOGRAM, text, names, operations)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -25,10 +26,16 @@ class RemoteServiceCaller:
     """:class:`llamadeploy.worker.contract.ServiceCaller` over HTTP.
 
     Called on the workflow loop; talks on the I/O loop, which :meth:`attach` tells.
+
+    Args:
+        on_child: told, on the I/O loop, the id of a task and of the task of a call it made.
     """
 
-    def __init__(self, client: ControlPlaneClient) -> None:
+    def __init__(
+        self, client: ControlPlaneClient, on_child: Callable[[str, str], None] | None = None
+    ) -> None:
         self._client = client
+        self._on_child = on_child
         self._io: asyncio.AbstractEventLoop | None = None
         self._worker: Pausing | None = None
 
@@ -65,7 +72,10 @@ class RemoteServiceCaller:
         task_id: str | None = None
         while True:
             try:
-                task_id = task_id or await self._client.call(request)
+                if task_id is None:
+                    task_id = await self._client.call(request)
+                    if self._on_child is not None:
+                        self._on_child(request.parent.task_id, task_id)
                 result = await self._client.result(task_id)
             except StoreUnavailableError:
                 await asyncio.sleep(backoff.next())

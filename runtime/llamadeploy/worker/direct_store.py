@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from llamadeploy.control_plane.calls import MAX_PARENTS
+from llamadeploy.exceptions import StoreError
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.messages import ActionTypes
 from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
+from llamadeploy.state_stores.observation import StoreObserver
 from llamadeploy.state_stores.records import (
     Completion,
     Execution,
@@ -20,6 +25,9 @@ from llamadeploy.state_stores.records import (
     StartReply,
     StartRequest,
 )
+from llamadeploy.types import TaskState
+
+log = logging.getLogger(__name__)
 
 
 class DirectExecutionStore:
@@ -32,6 +40,7 @@ class DirectExecutionStore:
     Args:
         opener: opens the store, on the loop that makes the first call; called again when it
             raised ``StoreUnavailableError``.
+        observer: told what this worker commits.
     """
 
     def __init__(
@@ -41,11 +50,15 @@ class DirectExecutionStore:
         *,
         namespace: str,
         publisher_id: str,
+        observer: StoreObserver | None = None,
     ) -> None:
         self._opener = opener
         self._queue = queue
         self._namespace = namespace
         self._publisher_id = publisher_id
+        self._observer = observer
+        self._children: dict[str, set[str]] = {}
+        self._forgetting: set[asyncio.Task[None]] = set()
         self._opening = asyncio.Lock()
         self._store: StateStore | None = None
         self._outbox: Outbox | None = None
@@ -78,7 +91,13 @@ class DirectExecutionStore:
 
     async def finish(self, completion: Completion) -> Finished:
         store, outbox = await self._opened()
-        return await _published(await store.finish(completion), outbox)
+        reply = await store.finish(completion)
+        children = self._children.pop(completion.key.task_id, None)
+        if children and reply.accepted and completion.state is TaskState.SUCCEEDED:
+            task = asyncio.create_task(self._forget(store, outbox, children))
+            self._forgetting.add(task)
+            task.add_done_callback(self._forgetting.discard)
+        return await _published(reply, outbox)
 
     async def release(self, key: ExecutionKey) -> Finished:
         store, outbox = await self._opened()
@@ -92,8 +111,29 @@ class DirectExecutionStore:
         store, _ = await self._opened()
         return await store.add_dead_letter(reason, message, service)
 
+    def remember_child(self, parent_id: str, child_id: str) -> None:
+        """A run has called another service: the call's session goes when the caller succeeded.
+
+        Where another worker finishes the caller it goes by its retention.
+        """
+        self._children.setdefault(parent_id, set()).add(child_id)
+        if len(self._children) > MAX_PARENTS:
+            self._children.pop(next(iter(self._children)))
+
+    async def _forget(self, store: StateStore, outbox: Outbox, children: set[str]) -> None:
+        try:
+            for child_id in children:
+                child = await store.get_task(child_id)
+                gone = await store.delete_session(child.session_id) if child is not None else None
+                if gone is not None:
+                    await outbox.publish(gone.publish)
+                    await outbox.nudge(ActionTypes.CANCEL_TASK, gone.nudge)
+        except StoreError as error:
+            log.warning("sessions of finished calls stay until their retention ends: %s", error)
+
     async def aclose(self) -> None:
-        """Close the store; rows that were published are deleted first."""
+        """Close the store; what was begun is done, and published rows are deleted, first."""
+        await asyncio.gather(*self._forgetting)
         if self._outbox is not None:
             await self._outbox.aclose()
         if self._store is not None:
@@ -104,6 +144,7 @@ class DirectExecutionStore:
             async with self._opening:
                 if self._store is None or self._outbox is None:
                     self._store = await self._opener()
+                    self._store.observe(self._observer)
                     self._outbox = Outbox(
                         self._store,
                         self._queue,

@@ -23,9 +23,10 @@ from llamadeploy.collector import settle_collector
 from llamadeploy.exceptions import ConfigurationError, LlamaDeployError
 from llamadeploy.logs import configure_logging
 from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.metrics.deployment import DeploymentMetrics
 from llamadeploy.metrics.instruments import Family
 from llamadeploy.metrics.worker import WorkerMetrics
-from llamadeploy.settings import PodSettings, forget_secrets
+from llamadeploy.settings import METRICS_PORT, PodSettings, forget_secrets
 from llamadeploy.state_stores.registry import is_shared, open_store
 from llamadeploy.types import ServiceDefinition, ServiceOptions
 from llamadeploy.worker.caller import RemoteServiceCaller
@@ -44,7 +45,10 @@ closed without one when the worker ends before that; the reason is then on stand
 
 HEALTH_HOST = "LLAMADEPLOY_HEALTH_HOST"
 HEALTH_PORT = "LLAMADEPLOY_HEALTH_PORT"
-"""Address and port of the probes; 0 for a free port; no probes where no port is set."""
+"""Address and port of the probes; 0 for a free port. By default 9090 on all interfaces, or a free
+one where that is taken; none where a parent watches this process itself."""
+
+ALL_INTERFACES = "0.0.0.0"  # noqa: S104 - probes and metrics alone, which hold no secrets
 
 ORPHAN_GRACE = 1.0
 """Seconds for running tasks when the parent is gone, and the store with it."""
@@ -116,11 +120,17 @@ class WorkerProcess:
         self._client = ControlPlaneClient(
             settings.control_plane_url or "", token.get_secret_value() if token else None
         )
-        self._caller = RemoteServiceCaller(self._client)
-        self._metrics = WorkerMetrics(settings.deployment, settings.service or "")
+        uri = settings.state_store_uri.get_secret_value() if settings.state_store_uri else ""
+        commits = DeploymentMetrics(settings.deployment) if is_shared(uri) else None
+        self._metrics = WorkerMetrics(settings.deployment, settings.service or "", commits)
         worker_id = settings.worker_id or f"{settings.replica or settings.service}-{_suffix()}"
         self._queue = _open_queue(settings)
-        self._store = self._open_store(worker_id)
+        self._store = self._open_store(uri, worker_id, commits)
+        self._caller = RemoteServiceCaller(
+            self._client,
+            # Where the control plane has the store it also forgets the sessions of calls.
+            self._store.remember_child if isinstance(self._store, DirectExecutionStore) else None,
+        )
         self._worker = Worker(
             _make_runner(settings, self._caller),
             self._store,
@@ -136,9 +146,9 @@ class WorkerProcess:
         self._registered = False
         self._stopping = asyncio.Event()
 
-    def _open_store(self, worker_id: str) -> DirectExecutionStore | RemoteExecutionStore:
-        secret = self._settings.state_store_uri
-        uri = secret.get_secret_value() if secret else ""
+    def _open_store(
+        self, uri: str, worker_id: str, commits: DeploymentMetrics | None
+    ) -> DirectExecutionStore | RemoteExecutionStore:
         if not is_shared(uri):
             return RemoteExecutionStore(client=self._client, on_operation=self._metrics.operation)
         return DirectExecutionStore(
@@ -146,6 +156,7 @@ class WorkerProcess:
             self._queue,
             namespace=self._settings.namespace,
             publisher_id=worker_id,
+            observer=commits,
         )
 
     async def run(self) -> int:
@@ -199,10 +210,21 @@ class WorkerProcess:
 
     async def _start_health(self) -> None:
         port = _number(self._environ, HEALTH_PORT)
-        if port is not None:
-            host = self._environ.get(HEALTH_HOST, "127.0.0.1")
-            self._health = HealthServer(self._problems, self._measure, host, port)
-            await self._health.start()
+        if port is None and self._ready_fd is not None:
+            return
+        host = self._environ.get(HEALTH_HOST) or (ALL_INTERFACES if port is None else "127.0.0.1")
+        try:
+            self._health = await self._serve_health(host, METRICS_PORT if port is None else port)
+        except ConfigurationError:
+            if port is not None:
+                raise
+            self._health = await self._serve_health(host, 0)
+            log.warning("port %d is taken: probes are at %d", METRICS_PORT, self._health.port)
+
+    async def _serve_health(self, host: str, port: int) -> HealthServer:
+        server = HealthServer(self._problems, self._measure, host, port)
+        await server.start()
+        return server
 
     def _measure(self) -> list[Family]:
         worker = self._worker

@@ -20,6 +20,7 @@ WORKFLOW = '''
 import asyncio, os, time
 from workflows import Context, Workflow, step
 from workflows.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
+from llamadeploy import call_service
 
 class Tick(Event):
     number: int
@@ -42,7 +43,15 @@ class Work(Workflow):
         )
         return StopEvent(result=f"heard {answer.response}")
 
+class Caller(Workflow):
+    """Asks the other service."""
+
+    @step
+    async def ask(self, ev: StartEvent) -> StopEvent:
+        return StopEvent(result="it says " + await call_service("work", number=ev.number))
+
 work = Work(timeout=60)
+caller = Caller(timeout=60)
 '''
 
 
@@ -107,9 +116,9 @@ class Api:
             assert response.status == status, (response.status, text)
             return json.loads(text) if text else None
 
-    async def create(self, **arguments: Any) -> tuple[str, str]:
+    async def create(self, service: str = "work", **arguments: Any) -> tuple[str, str]:
         """A task in a session of its own: session and task."""
-        body = {"input": json.dumps(arguments)}
+        body = {"input": json.dumps(arguments), "service_id": service}
         task = await self.ask("POST", "/tasks/create", body)
         return task["session_id"], task["task_id"]
 

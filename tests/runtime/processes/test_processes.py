@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 
@@ -62,3 +63,25 @@ async def test_control_planes_embed_no_loops(deploy: Any, apis: Any, until: Any)
     assert await api.result(session, task, wait=9) is None
     assert await running()
     await api.ask("POST", f"/tasks/{task}/cancel?session_id={session}")
+
+
+@pytest.mark.rule(14)
+async def test_a_calls_session_goes_with_its_caller(deploy: Any, apis: Any, until: Any) -> None:
+    cluster = await deploy(control_planes=2, services={"work": {}, "caller": {}})
+    first, second = apis(cluster)
+    session, task = await first.create(service="caller", number=7)
+    assert await second.result(session, task) == "it says done 7"
+
+    async def alone() -> bool:
+        return [each["session_id"] for each in await second.ask("GET", "/sessions")] == [session]
+
+    await until(alone)
+    # What workers commit to a shared store they count themselves.
+    text = ""
+    for (worker,) in cluster.workers.values():
+        with urlopen(f"{worker.metrics_url}/metrics") as response:
+            text += response.read().decode()
+    for name in ("work", "caller"):
+        labels = f'{{deployment="test",outcome="succeeded",service="{name}"}}'
+        assert f"llamadeploy_tasks_total{labels} 1.0" in text
+    assert 'llamadeploy_store_operation_seconds_count{deployment="test",operation="finish"}' in text
