@@ -1,0 +1,47 @@
+# One image for every component: control plane, orchestrator, worker, API server, operator.
+# BASE_IMAGE is any Debian-like image with Python 3.11 or newer as `python3`, with venv.
+ARG BASE_IMAGE=python:3.12-slim
+
+FROM ${BASE_IMAGE} AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
+# An environment of its own: Debian's Python refuses packages beside its own (PEP 668).
+RUN python3 -m venv /opt/llamadeploy
+WORKDIR /src
+COPY requirements/image.lock requirements/build.lock requirements/
+# The lock before the sources: a change of our code reuses this layer.
+RUN /opt/llamadeploy/bin/python -m pip install --require-hashes -r requirements/image.lock \
+ && python3 -m venv /opt/build \
+ && /opt/build/bin/python -m pip install --require-hashes -r requirements/build.lock
+COPY pyproject.toml README.md LICENSE ./
+COPY runtime runtime
+COPY operator operator
+RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/dist \
+ && /opt/llamadeploy/bin/python -m pip install --no-deps /tmp/dist/*.whl \
+ # Compiled here, because the root is read-only where it runs; tests of packages are not needed.
+ && find /opt/llamadeploy -depth -type d \( -name tests -o -name test \) \
+      -path '*site-packages*' -exec rm -rf {} + \
+ && /opt/llamadeploy/bin/python -m compileall -q -j 0 /opt/llamadeploy/lib
+
+FROM ${BASE_IMAGE}
+ARG VERSION=0.0.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="llamadeploy" \
+      org.opencontainers.image.description="LlamaIndex workflows as durable services: runtime, llamactl and the Kubernetes operator" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+# git and ssh fetch sources in `llamadeploy prepare`. The passwd entry: ssh and getpass refuse to
+# work for a user id that has no name.
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends ca-certificates git openssh-client \
+ && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache \
+ && echo 'llamadeploy:x:65532:' >> /etc/group \
+ && echo 'llamadeploy:x:65532:65532:LlamaDeploy:/home/llamadeploy:/usr/sbin/nologin' >> /etc/passwd \
+ && install -d -o 65532 -g 65532 /home/llamadeploy
+COPY --from=build /opt/llamadeploy /opt/llamadeploy
+ENV PATH=/opt/llamadeploy/bin:${PATH} HOME=/home/llamadeploy \
+    PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+WORKDIR /home/llamadeploy
+USER 65532:65532
+EXPOSE 8000 8001 9090 4501
+CMD ["llamadeploy", "--help"]
