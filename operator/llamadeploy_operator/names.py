@@ -124,6 +124,12 @@ def addresses_secret(deployment: str) -> str:
     return _child(deployment, "addresses")
 
 
+def source_secret(owner: str) -> str:
+    """The Secret of a source with a login in its URL, of a WorkflowService or of a Deployment's
+    user interface."""
+    return _child(owner, "source")
+
+
 def config(deployment: str) -> str:
     """The ConfigMap of broker configurations and the CA bundle."""
     return _child(deployment, CONFIG)

@@ -27,7 +27,7 @@ METRICS_PORT = 9090
 PREFIX = "LLAMADEPLOY_"
 LogFormat = Literal["text", "json"]
 
-_JSON_FIELDS = frozenset({"queue_options", "source", "python_dependencies"})
+_JSON_FIELDS = frozenset({"queue_options", "source", "python_dependencies", "cors_origins"})
 _SettingsT = TypeVar("_SettingsT", bound=BaseSettings)
 
 _SECONDS = "a number of seconds above 0 (leave it out for no limit)"
@@ -51,12 +51,27 @@ class PodSettings(BaseModel):
     worker_id: str | None = Field(None, description="an id unique to this process")
     queue_type: str = Field("simple", description="a message queue type, such as simple")
     queue_url: SecretStr | None = Field(None, description="the message queue's URL")
+    queue_password: SecretStr | None = Field(
+        None, description="the password in queue_url, where Kubernetes puts it in from here"
+    )
+    queue_access_key_id: SecretStr | None = Field(
+        None, description="the access key id in queue_options, put in the same way"
+    )
+    queue_secret_access_key: SecretStr | None = Field(
+        None, description="the secret access key in queue_options, put in the same way"
+    )
     queue_options: dict[str, Any] = Field(
         default_factory=dict, description='a JSON object, such as {"exclusive_mode": true}'
     )
     state_store_uri: SecretStr | None = Field(None, description="the state store's URI")
+    state_store_password: SecretStr | None = Field(
+        None, description="the password in state_store_uri, put in the same way"
+    )
     control_plane_url: str | None = Field(None, description="the control plane's base URL")
     default_service: str | None = Field(None, description="the name of a service")
+    cors_origins: list[str] | None = Field(
+        None, description='a JSON list of origins of browsers, such as ["https://example.org"]'
+    )
     workflow_path: str | None = Field(None, description="module:attribute of the workflow")
     source_dir: Path | None = Field(None, description="the folder with the workflow's code")
     signing_keys: SecretStr | None = Field(
@@ -75,6 +90,9 @@ class PodSettings(BaseModel):
     )
     queue_timeout_seconds: float | None = Field(
         None, gt=0, allow_inf_nan=False, description=_SECONDS
+    )
+    drain_seconds: float | None = Field(
+        None, gt=0, allow_inf_nan=False, description="a number of seconds above 0"
     )
     retention_seconds: float | None = Field(None, gt=0, allow_inf_nan=False, description=_SECONDS)
     max_retries: int = Field(3, ge=0, description="a whole number of 0 or more")

@@ -5,7 +5,12 @@ not among it, and is the owner's, is to be deleted. A builder gives a manifest, 
 its child is not wanted.
 """
 
-from llamadeploy_operator.desired.children import deployment_children, service_children
+from llamadeploy_operator.desired.children import (
+    deployment_children,
+    kept,
+    needed,
+    service_children,
+)
 from llamadeploy_operator.desired.consumed import consumed
 from llamadeploy_operator.desired.context import (
     Capabilities,
@@ -21,23 +26,42 @@ from llamadeploy_operator.desired.context import (
     Resolution,
     ServiceContext,
 )
+from llamadeploy_operator.desired.internal import internal_keys, internal_secret, internal_value
 from llamadeploy_operator.desired.pin import choose_pin
+from llamadeploy_operator.desired.resolution import (
+    BadResolutionError,
+    NeededResolution,
+    parse_resolution,
+    read_resolution,
+)
+from llamadeploy_operator.desired.scaling import Scaling, scaling
 
 __all__ = [
+    "BadResolutionError",
     "Capabilities",
     "ChildKey",
     "Consumed",
     "DeploymentContext",
     "LiveWorkload",
     "Manifest",
+    "NeededResolution",
     "OperatorDefaults",
     "Owner",
     "Parent",
     "Pin",
     "Resolution",
+    "Scaling",
     "ServiceContext",
     "choose_pin",
     "consumed",
     "deployment_children",
+    "internal_keys",
+    "internal_secret",
+    "internal_value",
+    "kept",
+    "needed",
+    "parse_resolution",
+    "read_resolution",
+    "scaling",
     "service_children",
 ]

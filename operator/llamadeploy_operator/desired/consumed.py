@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from llamadeploy.spec.manifest import (
     AWSQueue,
@@ -20,8 +21,13 @@ def consumed(spec: DeploymentManifestSpec | WorkflowServiceManifestSpec) -> set[
     """What the pods of this resource itself read; of a Deployment that is not what its services
     name, which is theirs."""
     if isinstance(spec, WorkflowServiceManifestSpec):
-        return set(of_component(spec))
-    return {*of_connections(spec), *(of_component(spec.ui) if spec.ui else ())}
+        return {*of_component(spec), *of_overlay(spec.pod_template)}
+    found = set(of_connections(spec))
+    if spec.ui is not None:
+        found |= {*of_component(spec.ui), *of_overlay(spec.ui.pod_template)}
+    for section in (spec.control_plane, spec.orchestrator):
+        found |= set(of_overlay(section.pod_template if section else None))
+    return found
 
 
 def of_connections(spec: DeploymentManifestSpec) -> Iterator[Consumed]:
@@ -49,6 +55,35 @@ def of_component(item: Component) -> Iterator[Consumed]:
             yield Consumed("Secret", origin.secret_key_ref.name)
         if origin is not None and origin.config_map_key_ref is not None:
             yield Consumed("ConfigMap", origin.config_map_key_ref.name)
+
+
+def of_overlay(overlay: Mapping[str, Any] | None) -> Iterator[Consumed]:
+    """What a podTemplate's containers take into their environment. What it mounts is left out:
+    mounted files change by themselves."""
+    spec = (overlay or {}).get("spec")
+    for kind in ("containers", "initContainers"):
+        for container in _mappings(spec, kind):
+            for item in _mappings(container, "env"):
+                origin = item.get("valueFrom")
+                yield from _named(origin, "secretKeyRef", "configMapKeyRef")
+            for item in _mappings(container, "envFrom"):
+                yield from _named(item, "secretRef", "configMapRef")
+
+
+def _mappings(item: Any, key: str) -> Iterator[Mapping[str, Any]]:
+    """The mappings in a list; what is no such thing is refused elsewhere."""
+    found = item.get(key) if isinstance(item, Mapping) else None
+    for each in found if isinstance(found, list) else ():
+        if isinstance(each, Mapping):
+            yield each
+
+
+def _named(item: Any, secret_key: str, config_map_key: str) -> Iterator[Consumed]:
+    for key, kind in ((secret_key, "Secret"), (config_map_key, "ConfigMap")):
+        found = item.get(key) if isinstance(item, Mapping) else None
+        name = found.get("name") if isinstance(found, Mapping) else None
+        if isinstance(name, str) and name:
+            yield Consumed("Secret" if kind == "Secret" else "ConfigMap", name)
 
 
 def _of_queue(queue: MessageQueue) -> Iterator[Consumed]:

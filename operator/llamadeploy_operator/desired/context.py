@@ -52,6 +52,7 @@ class Pin:
         revision: of the pod templates; see ``pin.TEMPLATE_REVISION``.
         version: ``spec.version`` when it was recorded.
         redis_image, rabbitmq_image: of managed servers; they never move with the operator.
+        ui_image: Node.js for a user interface.
     """
 
     image: str
@@ -59,6 +60,7 @@ class Pin:
     version: str | None = None
     redis_image: str = ""
     rabbitmq_image: str = ""
+    ui_image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

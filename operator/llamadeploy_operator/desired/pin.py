@@ -31,6 +31,7 @@ def choose_pin(
         fresh.version,
         recorded.redis_image or fresh.redis_image,
         recorded.rabbitmq_image or fresh.rabbitmq_image,
+        fresh.ui_image,
     )
 
 
@@ -46,4 +47,5 @@ def _fresh(spec: DeploymentManifestSpec, defaults: OperatorDefaults) -> Pin:
         spec.version,
         f"{prefix}{defaults.redis_image}",
         f"{prefix}{defaults.rabbitmq_image}",
+        f"{prefix}{defaults.ui_image}",
     )
