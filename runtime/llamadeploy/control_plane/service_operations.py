@@ -123,7 +123,8 @@ def _scaling(load: ServiceLoad, workers: dict[str, Any] | None, now: float) -> S
         ]
     return ServiceScaling(
         ready=load.queued,
-        unacked=sum(load.running.values()),
+        unacked=max(0, sum(load.running.values()) - load.custody),
+        custody=load.custody,
         oldest_seconds=0.0 if since is None else max(0.0, now - since),
         replicas=replicas,
     )

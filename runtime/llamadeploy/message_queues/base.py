@@ -78,6 +78,15 @@ class Consumer(Protocol):
 
     async def __aenter__(self) -> Self: ...
 
+    async def resize(self, prefetch: int) -> None:
+        """Hold at most ``prefetch`` unacknowledged messages from now on, 0 for none. What is held
+        already stays.
+
+        Raises:
+            QueueUnavailableError: the queue cannot be reached; the new size counts all the same.
+        """
+        ...
+
     async def __aexit__(
         self,
         exc_type: type[BaseException] | None,

@@ -34,13 +34,16 @@ class WorkerMetrics:
         """An operation of the store took this long, with the way there and back."""
         self._operations.observe(name, seconds)
 
-    def families(self, deliveries: Mapping[str, int], in_flight: int, slots: int) -> list[Family]:
+    def families(
+        self, deliveries: Mapping[str, int], in_flight: int, slots: int, *, custody: int = 0
+    ) -> list[Family]:
         """All families.
 
         Args:
             deliveries: how many ended how, see ``Worker.counts``.
             in_flight: executions that the worker holds.
-            slots: how many it may hold.
+            slots: how many it may carry out at once.
+            custody: how many of ``in_flight`` were acknowledged to the queue already.
         """
         labels = ("deployment", "service")
         values = (self._deployment, self._service)
@@ -58,6 +61,11 @@ class WorkerMetrics:
             Family(
                 PREFIX + "worker_tasks_in_flight", Kind.GAUGE, "Attempts that this worker holds",
                 labels, [(values, float(in_flight))],
+            ),
+            Family(
+                PREFIX + "worker_tasks_in_custody", Kind.GAUGE,
+                "Attempts that this worker holds and has acknowledged to the queue already",
+                labels, [(values, float(custody))],
             ),
             Family(
                 PREFIX + "worker_slots", Kind.GAUGE, "Attempts that this worker may run at once",

@@ -53,9 +53,19 @@ class ExecutionStore(Protocol):
         ...
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
-        """Extend the leases of ``keys``, in their order."""
+        """Extend the leases of ``keys``, in their order.
+
+        Args:
+            custody: from now on these leases alone stand for their attempts: the worker is about
+                to acknowledge the deliveries. Holds until the attempt ends.
+        """
         ...
 
     async def append_events(self, key: ExecutionKey, events: Sequence[NewEvent]) -> bool:

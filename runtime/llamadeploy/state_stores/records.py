@@ -319,6 +319,7 @@ class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True):
         blocked: tasks behind another one of their session.
         waiting: tasks put away until an event comes.
         running: tasks by the worker that runs them.
+        custody: how many of the running ones were acknowledged to the queue before their end.
         oldest_queued_at: since when the first of ``queued`` waits for a worker.
     """
 
@@ -326,6 +327,7 @@ class ServiceLoad(msgspec.Struct, frozen=True, kw_only=True):
     blocked: int = 0
     waiting: int = 0
     running: dict[str, int] = {}
+    custody: int = 0
     oldest_queued_at: float | None = None
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from contextlib import AbstractContextManager
+from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
 from llamadeploy.exceptions import ServiceCallError, StoreUnavailableError
-from llamadeploy.state_stores.records import Execution
+from llamadeploy.state_stores.records import Execution, ExecutionKey
 from llamadeploy.worker.backoff import Backoff
 from llamadeploy.worker.control_plane_client import ControlPlaneClient
 from llamadeploy.worker.operations import CallRequest
@@ -17,8 +17,8 @@ from llamadeploy.worker.operations import CallRequest
 class Pausing(Protocol):
     """The worker, as far as a call concerns it."""
 
-    def paused(self) -> AbstractContextManager[None]:
-        """While a run waits for another task."""
+    def calling(self, key: ExecutionKey) -> AbstractAsyncContextManager[None]:
+        """While the attempt ``key`` waits for another task."""
         ...
 
 
@@ -56,7 +56,7 @@ class RemoteServiceCaller:
 
     async def _call(self, request: CallRequest) -> str:
         assert self._worker is not None  # noqa: S101 - attached together with the loop
-        with self._worker.paused():
+        async with self._worker.calling(request.parent):
             result = await self._result(request)
         if result["data"].get("state") in ("failed", "cancelled"):
             raise ServiceCallError(

@@ -72,10 +72,15 @@ class DirectExecutionStore:
         return reply
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
         store, _ = await self._opened()
-        return await store.renew(worker_id, keys, lease)
+        return await store.renew(worker_id, keys, lease, custody=custody)
 
     async def append_events(self, key: ExecutionKey, events: Sequence[NewEvent]) -> bool:
         store, _ = await self._opened()

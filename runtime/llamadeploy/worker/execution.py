@@ -102,7 +102,7 @@ class Executor:
             try:
                 await self._run(attempt)
             finally:
-                if not attempt.resident:
+                if not (attempt.resident or attempt.paused):
                     self._gate.leave_alone()
         finally:
             self._gate.resume()

@@ -14,6 +14,7 @@ from llamadeploy.worker.backoff import Backoff, persist
 from llamadeploy.worker.contract import Outcome, Run
 from llamadeploy.worker.event_writer import EventWriter
 from llamadeploy.worker.loops import Mailbox
+from llamadeploy.worker.slots import Seat
 
 log = logging.getLogger(__name__)
 
@@ -25,7 +26,12 @@ class LeaseStore(Protocol):
     """What leases need of a store."""
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
         """See :class:`llamadeploy.state_stores.base.ExecutionStore`."""
         ...
@@ -44,6 +50,8 @@ class Attempt:
         draining: the process ends; a stopped run is handed back.
         writing: the run has ended and its outcome is being written.
         resident: the run waits in memory.
+        paused: the run waits for another task; it has left the gate.
+        seat: its delivery, and the slot it takes.
         inbound_seq: the last inbound event that was handed to the run.
         outcome: how the run ended.
         left: done when nothing of the run is left, its synchronous threads neither.
@@ -57,6 +65,8 @@ class Attempt:
         self.draining = False
         self.writing = False
         self.resident = False
+        self.paused = False
+        self.seat: Seat
         self.inbound_seq = max([execution.consumed_seq, *(e.seq for e in execution.inbound)])
         self.writer: EventWriter
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()

@@ -54,6 +54,7 @@ class RenewRequest(msgspec.Struct, frozen=True):
     worker_id: str
     keys: tuple[ExecutionKey, ...]
     lease: float
+    custody: bool = False
 
 
 class AppendRequest(msgspec.Struct, frozen=True):
@@ -112,7 +113,9 @@ class Operation:
 OPERATIONS: dict[str, Operation] = {
     "start": Operation(StartRequest, StartReply, lambda s, r: s.start(r)),
     "renew": Operation(
-        RenewRequest, list[Renewal], lambda s, r: s.renew(r.worker_id, r.keys, r.lease)
+        RenewRequest,
+        list[Renewal],
+        lambda s, r: s.renew(r.worker_id, r.keys, r.lease, custody=r.custody),
     ),
     "append_events": Operation(AppendRequest, bool, lambda s, r: s.append_events(r.key, r.events)),
     "read_inbound": Operation(

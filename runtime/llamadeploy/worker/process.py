@@ -229,7 +229,9 @@ class WorkerProcess:
     def _measure(self) -> list[Family]:
         worker = self._worker
         slots = self._settings.max_concurrent_tasks
-        return self._metrics.families(worker.counts, worker.in_flight, slots)
+        return self._metrics.families(
+            worker.counts, worker.in_flight, slots, custody=worker.in_custody
+        )
 
     def _problems(self) -> list[str]:
         if self._stopping.is_set():

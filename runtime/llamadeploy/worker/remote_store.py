@@ -99,10 +99,15 @@ class RemoteExecutionStore:
         return reply
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
         reply: list[Renewal] = await self._call(
-            "renew", RenewRequest(worker_id, tuple(keys), lease)
+            "renew", RenewRequest(worker_id, tuple(keys), lease, custody)
         )
         return reply
 

@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from llamadeploy.exceptions import QueueError
-from llamadeploy.message_queues.base import Delivery, MessageQueue
+from llamadeploy.message_queues.base import Consumer, Delivery, MessageQueue
 from llamadeploy.worker.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -37,6 +37,7 @@ class Subscription:
         self._prefetch = prefetch
         self._ephemeral = ephemeral
         self._task: asyncio.Task[None] | None = None
+        self._consumer: Consumer | None = None
         self.active = asyncio.Event()
         """Set while the queue delivers to us."""
 
@@ -52,6 +53,17 @@ class Subscription:
             self._task.cancel()
             await asyncio.wait([self._task], timeout=timeout)
 
+    async def resize(self, prefetch: int) -> None:
+        """Take at most ``prefetch`` deliveries at once from now on.
+
+        Raises:
+            QueueUnavailableError: as of ``Consumer.resize``.
+        """
+        if prefetch != self._prefetch:
+            self._prefetch = prefetch
+            if self._consumer is not None:
+                await self._consumer.resize(prefetch)
+
     async def _run(self) -> None:
         backoff = Backoff()
         while True:
@@ -59,9 +71,12 @@ class Subscription:
                 async with self._queue.consume(
                     self._topic,
                     group=self._group,
-                    prefetch=self._prefetch,
+                    prefetch=max(self._prefetch, 1),
                     ephemeral=self._ephemeral,
                 ) as deliveries:
+                    self._consumer = deliveries
+                    if self._prefetch < 1:
+                        await deliveries.resize(self._prefetch)
                     self.active.set()
                     async for delivery in deliveries:
                         backoff = Backoff()
@@ -69,5 +84,6 @@ class Subscription:
             except QueueError as error:
                 log.warning("no deliveries from %s for now: %s", self._topic, error)
             finally:
+                self._consumer = None
                 self.active.clear()
             await asyncio.sleep(backoff.next())

@@ -13,22 +13,24 @@ import logging
 import time
 import uuid
 from collections import Counter
-from collections.abc import Coroutine, Iterator
-from contextlib import contextmanager
+from collections.abc import Coroutine
+from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from llamadeploy.exceptions import QueueError, StoreError, StoreUnavailableError
 from llamadeploy.message_queues.base import Delivery, MessageQueue
 from llamadeploy.messages import ActionTypes, QueueMessage, inbox_topic, topic_name
-from llamadeploy.state_stores.records import Execution, StartReply, StartRequest
+from llamadeploy.state_stores.records import Execution, ExecutionKey, StartReply, StartRequest
 from llamadeploy.worker.backoff import Backoff, persist
 from llamadeploy.worker.contract import Runner
+from llamadeploy.worker.custody import CUSTODY_SECONDS, Custodian
 from llamadeploy.worker.event_writer import EventWriter
 from llamadeploy.worker.execution import Executor
 from llamadeploy.worker.gate import ExclusiveGate
 from llamadeploy.worker.leases import Attempt, Leases
 from llamadeploy.worker.loops import LoopThread, Mailbox
 from llamadeploy.worker.operations import WorkerStore
+from llamadeploy.worker.slots import Seat, Slots
 from llamadeploy.worker.subscription import Subscription
 
 log = logging.getLogger(__name__)
@@ -51,6 +53,7 @@ class Worker:
             result (over the internal API that is the control plane).
         lease: seconds, see :data:`LEASE`.
         drain_grace: seconds, see :data:`DRAIN_GRACE`.
+        custody_after: seconds, see :data:`llamadeploy.worker.custody.CUSTODY_SECONDS`.
         workflow_loop: where the workflow runs; a thread of its own by default.
         consume: whether to take deliveries from the start, or from :meth:`start_consuming` on.
     """
@@ -67,6 +70,7 @@ class Worker:
         max_concurrent_tasks: int = 8,
         lease: float = LEASE,
         drain_grace: float = DRAIN_GRACE,
+        custody_after: float = CUSTODY_SECONDS,
         workflow_loop: asyncio.AbstractEventLoop | None = None,
         consume: bool = True,
     ) -> None:
@@ -102,11 +106,24 @@ class Worker:
             prefetch=64,
             ephemeral=True,
         )
+        self._slots = Slots(max_concurrent_tasks)
+        self._custody_after = custody_after
+        self._custodian = Custodian(
+            store,
+            self._leases,
+            self._slots,
+            self._gate,
+            worker_id=worker_id,
+            lease=lease,
+            after=custody_after,
+            resize=self._deliveries.resize,
+        )
         self.running = asyncio.Event()
         """Set once ``run`` has begun."""
         self.counts: Counter[str] = Counter()
         """Deliveries by how they ended: ``succeeded``, ``failed``, ``waiting`` (parked),
-        ``stopped``, ``stale``, ``released``, ``dead_letter``, ``dropped_<reason>``."""
+        ``stopped``, ``stale``, ``released``, ``handed_back`` (no slot became free),
+        ``dead_letter``, ``dropped_<reason>``."""
         self._may_block = workflow_loop is None
         self._io: Mailbox
         self._workflow: Mailbox
@@ -116,6 +133,11 @@ class Worker:
     def in_flight(self) -> int:
         """How many executions this worker holds."""
         return len(self._leases)
+
+    @property
+    def in_custody(self) -> int:
+        """How many of them were acknowledged to the queue already."""
+        return self._custodian.held
 
     @property
     def subscribed(self) -> bool:
@@ -133,14 +155,9 @@ class Worker:
             self._drain_grace = grace
         self._draining.set()
 
-    @contextmanager
-    def paused(self) -> Iterator[None]:
-        """While a run waits for another task. On the I/O loop."""
-        self._gate.pause()
-        try:
-            yield
-        finally:
-            self._gate.resume()
+    def calling(self, key: ExecutionKey) -> AbstractAsyncContextManager[None]:
+        """While the attempt ``key`` waits for another task. On the I/O loop."""
+        return self._custodian.calling(key)
 
     async def run(self) -> None:
         """Work until drained. The loop this is called on is the I/O loop."""
@@ -170,6 +187,7 @@ class Worker:
         parts = [
             asyncio.create_task(self._leases.keep(), name="leases"),
             asyncio.create_task(self._draining.wait(), name="drain"),
+            asyncio.create_task(self._custodian.keep(), name="custody"),
             self._inbox.start(),
         ]
         if self._consuming:
@@ -234,7 +252,7 @@ class Worker:
     async def _handle(self, delivery: Delivery) -> None:
         done = False
         try:
-            done = await self._work_on(delivery.message)
+            done = await self._work_on(delivery)
         except Exception:
             # A fault of ours: the lease runs out, and the store counts that as a crash.
             log.exception("message %s was not worked on", delivery.message.id_)
@@ -245,15 +263,27 @@ class Worker:
             # It comes again, and the store says then that there is nothing to do.
             log.warning("message %s was not acknowledged: %s", delivery.message.id_, error)
 
-    async def _work_on(self, message: QueueMessage) -> bool:
+    async def _work_on(self, delivery: Delivery) -> bool:
         """Whether the message is done with (else: hand it back)."""
         try:
-            task_id = _task_id(message)
+            task_id = _task_id(delivery.message)
         except ValueError as error:
-            return await self._dead_letter(message, str(error))
+            return await self._dead_letter(delivery.message, str(error))
+        seat = Seat(delivery)
+        # The queue gives no more than there are slots, but runs that waited for others come back.
+        patience = None if isinstance(delivery, _Direct) else self._custody_after
+        if not await self._slots.take(seat, patience):
+            self.counts["handed_back"] += 1
+            return False
+        try:
+            return await self._enter(task_id, seat)
+        finally:
+            self._slots.give(seat)
+
+    async def _enter(self, task_id: str, seat: Seat) -> bool:
         await self._gate.enter()
         try:
-            return await self._try(task_id)
+            return await self._try(task_id, seat)
         finally:
             self._gate.leave()
 
@@ -271,7 +301,7 @@ class Worker:
             return False
         return True
 
-    async def _try(self, task_id: str) -> bool:
+    async def _try(self, task_id: str, seat: Seat) -> bool:
         """Ask for the task and run it; whether the delivery is done with (else: hand it back)."""
         if self._draining.is_set():
             return False
@@ -280,7 +310,7 @@ class Worker:
             asked = time.monotonic()
             reply = await self._ask(task_id)
             if isinstance(reply, Execution):
-                attempt = self._hold(reply, asked)
+                attempt = self._hold(reply, asked, seat)
             else:
                 if reply is not None:
                     self.counts[f"dropped_{reply.reason}"] += 1
@@ -312,8 +342,9 @@ class Worker:
             await asyncio.sleep(Backoff(first=1.0).next())  # it is delivered again at once
             return None
 
-    def _hold(self, execution: Execution, asked: float) -> Attempt:
+    def _hold(self, execution: Execution, asked: float, seat: Seat) -> Attempt:
         attempt = Attempt(execution, self._workflow, asked + self._lease)
+        attempt.seat = seat
         attempt.writer = EventWriter(
             self._store,
             attempt.key,

@@ -172,6 +172,24 @@ class QueueConformance:
             await receive(first, 1)
             assert await nothing_more(first)
 
+    async def test_a_consumer_is_resized_and_keeps_what_it_holds(self, queue: MessageQueue) -> None:
+        for number in range(9):
+            await queue.publish(TOPIC, message(f"{number}"))
+        async with queue.consume(TOPIC, group="g", prefetch=2) as consumer:
+            held = await receive(consumer, 2)
+            await consumer.resize(0)
+            await held[0].ack()
+            assert await nothing_more(consumer)
+            await held[1].ack()
+            assert await nothing_more(consumer), "it takes none now"
+            await consumer.resize(3)
+            held += await receive(consumer, 3)
+            assert await nothing_more(consumer)
+            await asyncio.gather(*(delivery.ack() for delivery in held[2:]))
+            held += await receive(consumer, 3)
+            assert len(set(ids(held))) == 8
+        assert await queue.depth(TOPIC) == 4, "what was held at the end came back"
+
     async def test_two_consumers_compete_and_each_message_goes_once(
         self, queue: MessageQueue, other: MessageQueue
     ) -> None:

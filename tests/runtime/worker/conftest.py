@@ -7,6 +7,8 @@ import json
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,6 +27,7 @@ from llamadeploy.state_stores.registry import open_store
 from llamadeploy.types import ServiceDefinition, ServiceOptions, TaskDefinition, TaskResult
 from llamadeploy.worker.caller import RemoteServiceCaller
 from llamadeploy.worker.control_plane_client import ControlPlaneClient
+from llamadeploy.worker.direct_store import DirectExecutionStore
 from llamadeploy.worker.remote_store import RemoteExecutionStore
 from llamadeploy.worker.runner import WorkflowRunner
 from llamadeploy.worker.worker import Worker
@@ -36,12 +39,23 @@ SERVICE = "echo"
 class Plane:
     """One deployment's control plane, its store, queue, and servers on free ports."""
 
-    def __init__(self, control_plane: ControlPlane, broker: Broker) -> None:
+    def __init__(
+        self,
+        control_plane: ControlPlane,
+        broker: Broker,
+        *,
+        namespace: str = NAMESPACE,
+        shared_store: str | None = None,
+    ) -> None:
         self.control_plane = control_plane
+        self.namespace = namespace
+        self.shared_store = shared_store
         self.store = control_plane.store
         self.queue = control_plane.queue
         self.broker = broker
         self.keyring = KeyRing.generate()
+        self.queue_type = "simple"
+        self.queue_uri = ""
         self.http = HttpServer(control_plane_app(control_plane))
         self.queue_server = SimpleMessageQueueServer(SimpleMessageQueueConfig(port=0), broker)
 
@@ -109,15 +123,22 @@ class Plane:
     ) -> AsyncIterator[Worker]:
         """A worker on this loop, its workflow on a thread; drained at the end."""
         client = ControlPlaneClient(url or self.url)
-        store = RemoteExecutionStore(client=client)
+        store: Any = RemoteExecutionStore(client=client)
+        queue = open_queue("simple", self.queue_url) if over_http else self.queue
+        if self.shared_store is not None:
+            store = DirectExecutionStore(
+                partial(open_store, self.shared_store, self.namespace, worker=True),
+                queue,
+                namespace=self.namespace,
+                publisher_id=service,
+            )
         caller = RemoteServiceCaller(client)
         runner = WorkflowRunner(
             workflow, self.keyring, code_version="1", timeout=timeout, caller=caller
         )
-        queue = open_queue("simple", self.queue_url) if over_http else self.queue
         options.setdefault("worker_id", f"{service}-{time.monotonic_ns()}")
         options.setdefault("drain_grace", 0.0)
-        worker = Worker(runner, store, queue, service=service, namespace=NAMESPACE, **options)
+        worker = Worker(runner, store, queue, service=service, namespace=self.namespace, **options)
         caller.attach(asyncio.get_running_loop(), worker)
         running = asyncio.create_task(worker.run())
         try:
@@ -129,6 +150,7 @@ class Plane:
             if over_http:
                 await queue.aclose()
             await store.aclose()
+            await client.aclose()
 
 
 @pytest.fixture
@@ -141,6 +163,43 @@ async def plane() -> AsyncIterator[Plane]:
             store, LocalMessageQueue(broker), name="tests", namespace=NAMESPACE
         )
         made = Plane(control_plane, broker)
+        stack.push_async_callback(made.stop)
+        await made.start()
+        yield made
+
+
+SITES = {
+    "sqlite": (None, "simple", None),
+    "redis": ("redis_server", "redis", "redis_server"),
+    "rabbitmq": ("rabbitmq_server", "rabbitmq", "postgresql_server"),
+}
+"""By name: the fixture of the broker, the queue's type, the fixture of the store."""
+
+
+@pytest.fixture(params=SITES)
+async def site(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> AsyncIterator[Plane]:
+    """As ``plane``, on each broker and store; workers open the shared ones themselves."""
+    broker_name, queue_type, store_name = SITES[request.param]
+    broker = Broker()
+    async with AsyncExitStack() as stack:
+        if broker_name is None:
+            queue: Any = LocalMessageQueue(broker)
+        else:
+            server = request.getfixturevalue(broker_name)
+            url = server.uri if queue_type == "redis" else server.url()
+            options = {"exclusive_mode": True} if queue_type == "redis" else {}
+            queue = open_queue(queue_type, url, options)
+            stack.push_async_callback(queue.aclose)
+        uri = f"sqlite:///{tmp_path}/state.db"
+        if store_name is not None:
+            uri = request.getfixturevalue(store_name).uri
+        store = await open_store(uri, unique)
+        stack.push_async_callback(store.aclose)
+        control_plane = ControlPlane(store, queue, name="tests", namespace=unique)
+        shared = None if store_name is None else uri
+        made = Plane(control_plane, broker, namespace=unique, shared_store=shared)
+        made.queue_uri = "" if broker_name is None else url
+        made.queue_type = queue_type
         stack.push_async_callback(made.stop)
         await made.start()
         yield made

@@ -153,11 +153,32 @@ class RabbitMQConsumer:
         await self._census.leave(self)
 
     async def _leave(self, channel: Channel) -> None:
-        await channel.basic_cancel(self._consumer_tag)
+        if self._consumer_tag:
+            await channel.basic_cancel(self._consumer_tag)
         # Oldest first: they are delivered again in the order of their return.
         for delivery in sorted(self._held.values(), key=lambda held: held.published_at):
             await channel.basic_nack(delivery.tag, wait=False)
         await channel.close()
+
+    async def resize(self, prefetch: int) -> None:
+        """See ``base.Consumer``. A prefetch belongs to a consumer of the channel: a new one takes
+        its place, and the channel keeps what is held, which the new one does not count."""
+        if prefetch == self._prefetch:
+            return
+        self._prefetch = prefetch
+        channel = self._channel
+        if channel is None or channel.is_closed:
+            return
+        try:
+            async with asyncio.timeout(links.ANSWER_SECONDS):
+                if self._consumer_tag:
+                    await channel.basic_cancel(self._consumer_tag)
+                    self._consumer_tag = ""
+                await self._start(channel, queue_name(self.topic))
+        except CAUGHT as error:
+            # Without a consumer it would wait for ever: it subscribes anew.
+            self._cancelled.set()
+            raise QueueUnavailableError(str(translate(self._link.name, error))) from error
 
     async def settle(self, delivery: RabbitMQDelivery, *, back: bool) -> None:
         """Acknowledge or hand back; nothing where the claim was lost with its channel."""
@@ -196,16 +217,21 @@ class RabbitMQConsumer:
         channel = await self._link.channel()
         try:
             async with asyncio.timeout(links.ANSWER_SECONDS):
-                await channel.basic_qos(prefetch_count=self._prefetch)
                 queue = await self._declare(channel)
                 if not self._ephemeral:
                     await self._census.join(self)
                 channel.on_consumer_cancel_callbacks.add(self._on_cancel)
                 self._channel = channel
-                started = await channel.basic_consume(queue, self._receiver(channel))
-                self._consumer_tag = started.consumer_tag or ""
+                await self._start(channel, queue)
         except CAUGHT as error:
             raise translate(self._link.name, error) from error
+
+    async def _start(self, channel: Channel, queue: str) -> None:
+        if self._prefetch == 0:  # which the server would take for no limit
+            return
+        await channel.basic_qos(prefetch_count=self._prefetch)
+        started = await channel.basic_consume(queue, self._receiver(channel))
+        self._consumer_tag = started.consumer_tag or ""
 
     async def _declare(self, channel: Channel) -> str:
         if self._ephemeral:
@@ -229,6 +255,7 @@ class RabbitMQConsumer:
     def _forget(self) -> None:
         """What was held over a channel that is gone is not ours any more."""
         self._channel = None
+        self._consumer_tag = ""
         self._held.clear()
         self._buffer.clear()
 

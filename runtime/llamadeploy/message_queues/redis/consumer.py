@@ -144,6 +144,11 @@ class RedisConsumer:
             except ValueError as error:
                 await self._bury(id_, body, str(error))
 
+    async def resize(self, prefetch: int) -> None:
+        """See ``base.Consumer``."""
+        self._prefetch = prefetch
+        self._room.set()
+
     async def settle(self, id_: str, *, done: bool) -> None:
         """Acknowledge or hand back one message; a no-op where it is not held any more."""
         if id_ not in self._held:

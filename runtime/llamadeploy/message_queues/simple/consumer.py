@@ -113,6 +113,13 @@ class HttpConsumer:
             await self._changed.wait()
         return self._buffer.popleft()
 
+    async def resize(self, prefetch: int) -> None:
+        """See ``base.Consumer``."""
+        self._prefetch = prefetch
+        self._release([])
+        if len(self._held) >= prefetch:
+            self._room.clear()
+
     async def close(self) -> None:
         """Hand back what was not acknowledged. Idempotent."""
         if self._closed:

@@ -149,6 +149,11 @@ class LocalConsumer:
                 self._add(await self._lease(wait=None))
         return LocalDelivery(self, self._buffer.popleft())
 
+    async def resize(self, prefetch: int) -> None:
+        """See ``base.Consumer``."""
+        self._prefetch = prefetch
+        self._room.set()
+
     def close(self) -> None:
         """Hand back what was not acknowledged. Idempotent."""
         if not self._closed:

@@ -148,9 +148,14 @@ class PostgreSQLStateStore:
         return reply.value
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
-        request = {"worker_id": worker_id, "keys": keys, "lease": lease}
+        request = {"worker_id": worker_id, "keys": keys, "lease": lease, "custody": custody}
         reply: Reply[list[Renewal]] = await self._call("renew", replies.RENEWALS, request)
         return reply.value
 

@@ -53,6 +53,7 @@ class Load(msgspec.Struct):
     queued: int
     blocked: int = 0
     waiting: int = 0
+    custody: int = 0
     oldest_queued_at: float | None = None
 
 

@@ -147,9 +147,14 @@ class RedisStateStore:
         return await self._call.run(operations.START, request)
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
-        request = {"worker_id": worker_id, "keys": keys, "lease": lease}
+        request = {"worker_id": worker_id, "keys": keys, "lease": lease, "custody": custody}
         return await self._call.run(operations.RENEW, request)
 
     async def append_events(self, key: ExecutionKey, events: Sequence[NewEvent]) -> bool:
@@ -220,6 +225,7 @@ class RedisStateStore:
             blocked=found.blocked,
             waiting=found.waiting,
             running=dict(found.running),
+            custody=found.custody,
             oldest_queued_at=found.oldest_queued_at,
         )
 

@@ -114,18 +114,22 @@ def _extend(tx: Tx, task: TaskRow, until: float) -> None:
     tx.conn.execute("UPDATE tasks SET timer = ? WHERE id = ?", (until, task.id))
 
 
-def renew(tx: Tx, worker_id: str, keys: Sequence[ExecutionKey], lease: float) -> list[Renewal]:
+def renew(
+    tx: Tx, worker_id: str, keys: Sequence[ExecutionKey], lease: float, custody: bool
+) -> list[Renewal]:
     """See ``ExecutionStore.renew``."""
-    return [_renew_one(tx, worker_id, key, lease) for key in keys]
+    return [_renew_one(tx, worker_id, key, lease, custody) for key in keys]
 
 
-def _renew_one(tx: Tx, worker_id: str, key: ExecutionKey, lease: float) -> Renewal:
+def _renew_one(tx: Tx, worker_id: str, key: ExecutionKey, lease: float, custody: bool) -> Renewal:
     task = find_task(tx, key.task_id)
     if task is None:
         return Renewal(key, alive=False)
     if not task.current(key.attempt) or task.worker_id != worker_id:
         return Renewal(key, alive=False, cancelled=task.state == TaskState.CANCELLED.value)
     _extend(tx, task, tx.now + lease)
+    if custody:
+        tx.conn.execute("UPDATE tasks SET custody_attempt = attempt WHERE id = ?", (task.id,))
     return Renewal(key, alive=True, inbound_seq=task.inbound_seq)
 
 

@@ -31,7 +31,8 @@ def find(tx: Tx, query: TaskQuery) -> list[TaskRecord]:
 # An attempt that was interrupted waits again since its last dispatch, a new task since it is there.
 _LOAD = """
 SELECT state, CASE WHEN state = 'running' THEN worker_id END, timer IS NULL, COUNT(*),
-  MIN(CASE WHEN attempt = 0 THEN created_at ELSE timer END)
+  MIN(CASE WHEN attempt = 0 THEN created_at ELSE timer END),
+  SUM(custody_attempt = attempt AND attempt > 0)
 FROM tasks WHERE namespace = ? AND service = ? AND state IN ('queued', 'running', 'waiting')
 GROUP BY 1, 2, 3
 """
@@ -39,11 +40,13 @@ GROUP BY 1, 2, 3
 
 def load(tx: Tx, service: str) -> ServiceLoad:
     """See ``StateStore.service_load``."""
-    queued = blocked = waiting = 0
+    queued = blocked = waiting = custody = 0
     oldest: float | None = None
     running: dict[str, int] = {}
-    for state, worker, timeless, number, since in tx.conn.execute(_LOAD, (tx.namespace, service)):
+    rows = tx.conn.execute(_LOAD, (tx.namespace, service))
+    for state, worker, timeless, number, since, kept in rows:
         if state == "running":
+            custody += kept
             running[worker or ""] = running.get(worker or "", 0) + number
         elif state == "waiting":
             waiting += number
@@ -52,5 +55,10 @@ def load(tx: Tx, service: str) -> ServiceLoad:
         else:
             queued, oldest = number, since
     return ServiceLoad(
-        queued=queued, blocked=blocked, waiting=waiting, running=running, oldest_queued_at=oldest
+        queued=queued,
+        blocked=blocked,
+        waiting=waiting,
+        running=running,
+        custody=custody,
+        oldest_queued_at=oldest,
     )

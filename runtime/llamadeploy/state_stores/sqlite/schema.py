@@ -140,7 +140,11 @@ ALTER TABLE tasks ADD COLUMN resident TEXT;  -- why the attempt resident_attempt
 ALTER TABLE tasks ADD COLUMN resident_attempt INTEGER NOT NULL DEFAULT 0;
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, RESIDENT)
+CUSTODY = """
+ALTER TABLE tasks ADD COLUMN custody_attempt INTEGER NOT NULL DEFAULT 0;  -- acknowledged early
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, RESIDENT, CUSTODY)
 """Script ``n`` brings a file of version ``n`` to version ``n + 1``; append, never change one."""
 
 VERSION = len(MIGRATIONS)

@@ -115,9 +115,14 @@ class SQLiteStateStore:
         return await self._writer.submit(executions.start, request)
 
     async def renew(
-        self, worker_id: str, keys: Sequence[ExecutionKey], lease: float
+        self,
+        worker_id: str,
+        keys: Sequence[ExecutionKey],
+        lease: float,
+        *,
+        custody: bool = False,
     ) -> list[Renewal]:
-        return await self._writer.submit(executions.renew, worker_id, keys, lease)
+        return await self._writer.submit(executions.renew, worker_id, keys, lease, custody)
 
     async def append_events(self, key: ExecutionKey, events_: Sequence[NewEvent]) -> bool:
         return await self._writer.submit(events.append, key, events_)

@@ -70,6 +70,33 @@ async def test_leases_are_renewed(bench: Any) -> None:
     assert renewal.inbound_seq == 1
 
 
+@pytest.mark.rule(10)
+async def test_custody_is_counted_until_the_attempt_ends(bench: Any, ids: Any) -> None:
+    ended = (await bench.running("a", session_id="a")).key
+    parked = (await bench.running("b", session_id="b")).key
+    lost = (await bench.running("c", session_id="c")).key
+    await bench.running("d", session_id="d")
+    for _ in range(2):
+        renewals = await bench.store.renew("w", [ended, parked, lost], 10, custody=True)
+        assert all(renewal.alive for renewal in renewals)
+    load = await bench.store.service_load("echo")
+    assert (load.custody, load.running) == (3, {"w": 4})
+    await bench.store.renew("w", [ended, parked, lost], 10)
+    assert (await bench.store.service_load("echo")).custody == 3, "renewals keep it"
+    (other,) = await bench.store.renew("another worker", [lost], 10, custody=True)
+    assert not other.alive
+    await bench.finish(ended)
+    await bench.park(parked)
+    load = await bench.store.service_load("echo")
+    assert (load.custody, load.waiting) == (1, 1)
+    bench.clock.advance(11)
+    # The queue has no message of it any more, and is said to be durable and not empty.
+    assert "c/2" in ids((await bench.repair(resend=None)).publish)
+    assert (await bench.store.service_load("echo")).custody == 0
+    await bench.start("c")
+    assert (await bench.store.service_load("echo")).custody == 0, "it was of an older attempt"
+
+
 async def test_renewals_come_in_order_and_tell_what_is_over(bench: Any) -> None:
     cancelled = (await bench.running("a", session_id="a")).key
     alive = (await bench.running("b", session_id="b")).key

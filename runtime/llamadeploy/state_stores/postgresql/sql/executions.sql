@@ -78,12 +78,13 @@ BEGIN
 END $$;
 
 -- Takes no lock of a session: who holds it is about to end or move the attempt. A row that somebody
--- works on is answered as it stands and renewed with the next heartbeat.
+-- works on is answered as it stands and renewed with the next heartbeat; its custody is not counted.
 CREATE OR REPLACE FUNCTION op_renew(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE worker text := r->>'worker_id';
 BEGIN
-  UPDATE tasks SET timer = present(clock) + (r->>'lease')::float8
+  UPDATE tasks SET timer = present(clock) + (r->>'lease')::float8,
+    custody_attempt = CASE WHEN (r->'custody')::boolean THEN attempt ELSE custody_attempt END
     WHERE id IN (
       SELECT t.id FROM jsonb_array_elements(r->'keys') k
         JOIN tasks t ON t.namespace = ns AND t.task_id = k->>'task_id'

@@ -136,6 +136,7 @@ BEGIN
     WITH groups AS (
       SELECT state, CASE WHEN state = 'running' THEN COALESCE(worker_id, '') END AS worker,
         timer IS NULL AS timeless, count(*) AS number,
+        count(*) FILTER (WHERE attempt > 0 AND custody_attempt = attempt) AS kept,
         min(CASE WHEN attempt = 0 THEN created_at ELSE timer END) AS since
       FROM tasks WHERE namespace = ns AND service = r->>'service'
         AND state IN ('queued', 'running', 'waiting') GROUP BY 1, 2, 3
@@ -147,6 +148,7 @@ BEGIN
       'running', COALESCE((SELECT json_object_agg(worker, number) FROM
         (SELECT worker, sum(number) AS number FROM groups WHERE state = 'running' GROUP BY 1) w),
         '{}'),
+      'custody', COALESCE(sum(kept) FILTER (WHERE state = 'running'), 0),
       'oldest_queued_at', min(since) FILTER (WHERE state = 'queued' AND NOT timeless))
     FROM groups);
 END $$;

@@ -8,7 +8,7 @@
 --
 -- Indices, kept by `save` alone: `timer:<state>` (all terminal states: `timer:ended`), `deadline`,
 -- `counts`, and per service `ready:<service>` (whose turn it is, by how long they have waited) and
--- `load:<service>` (blocked, waiting, and running by worker).
+-- `load:<service>` (blocked, waiting, running by worker, and how many of these are in custody).
 
 local function stand(t)
   local state = t.state
@@ -26,6 +26,7 @@ local function stand(t)
     s.load = 'waiting'
   elseif state == 'running' then
     s.load = 'worker:' .. (t.worker_id or '')
+    s.custody = t.custody_attempt == t.attempt
   end
   return s
 end
@@ -73,6 +74,12 @@ local function reindex(id, old, new)
     if new.load then
       count_load(new.service, new.load, 1)
     end
+  end
+  if old.custody and (moved or not new.custody) then
+    count_load(old.service, 'custody', -1)
+  end
+  if new.custody and (moved or not old.custody) then
+    count_load(new.service, 'custody', 1)
   end
 end
 

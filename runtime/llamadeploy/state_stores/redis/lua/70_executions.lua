@@ -109,6 +109,9 @@ function OPS.renew()
     local answer = { key = key, alive = alive }
     if alive then
       t.timer = NOW + R.lease
+      if R.custody then
+        t.custody_attempt = t.attempt
+      end
       answer.inbound_seq = t.inbound_seq or 0
       save(t)
     elseif t then
