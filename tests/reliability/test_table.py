@@ -24,6 +24,7 @@ RULES = {
     6: "An event for a task is taken once, whenever it comes",
     7: "A task that waits pins no worker, and resumes in another process",
     8: "Waiting is not working time; waits have limits of their own",
+    10: "A run that takes long, or waits for another service, keeps no message of the queue",
     11: "Code that blocks stops neither leases nor results",
     12: "A stream is whole and in order, also across attempts",
     13: "Cancel wins or loses against the result, never both; clients may go away",
