@@ -21,8 +21,9 @@ lint: $(VENV)/.dev ## Style, types and import contracts
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
 
-bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1, then a soak of 200,000 tasks (about 20 minutes)
+bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a soak of 200,000 tasks (about 25 minutes)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.brokers
 	$(BIN)/python -m benchmarks.soak
 
 dev: $(VENV)/.dev ## Make the development environment in .venv

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.environment import original_python
+from benchmarks.environment import ORIGINAL_WITH_BROKERS, original_python, python_with
 
 START_SECONDS = 60
 STOP_SECONDS = 15
@@ -59,6 +59,20 @@ class Service:
     path: str
     replicas: int = 1
     env: Mapping[str, str] | None = None
+    max_concurrent_tasks: int | None = None
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Queue and store of a deployment, where they are not the embedded ones.
+
+    Attributes:
+        queue: the deployment file's ``message-queue``.
+        store: ``state_store_uri``, which the original does not know.
+    """
+
+    queue: Mapping[str, object]
+    store: str | None = None
 
 
 def free_ports(count: int) -> list[int]:
@@ -74,14 +88,23 @@ def free_ports(count: int) -> list[int]:
 
 
 @contextmanager
-def original(folder: Path, source: Path, services: Mapping[str, Service]) -> Iterator[Server]:
+def original(
+    folder: Path,
+    source: Path,
+    services: Mapping[str, Service],
+    backend: Backend | None = None,
+) -> Iterator[Server]:
     """The original API server 0.8.1 with nothing deployed; stopped at the end.
 
     `folder` gets a deployment file for `services` and a copy of `source` beside it.
     """
     python = original_python()
+    if backend is not None:
+        python = python_with(ORIGINAL_WITH_BROKERS, "compat-0.8.1-brokers")
     api, control_plane, queue = free_ports(3)
-    write_deployment(folder, source, services, control_plane, queue, with_service_ports=True)
+    write_deployment(
+        folder, source, services, control_plane, queue, with_service_ports=True, backend=backend
+    )
     environment = {
         "LLAMA_DEPLOY_APISERVER_HOST": HOST,
         "LLAMA_DEPLOY_APISERVER_PORT": str(api),
@@ -101,10 +124,12 @@ def ours(
     services: Mapping[str, Service],
     deploy: bool = False,
     extra: Sequence[str] = (),
+    backend: Backend | None = None,
 ) -> Iterator[Server]:
-    """`llamactl serve` of this project with a SQLite store; with `deploy` the file is served."""
+    """`llamactl serve` of this project, with a SQLite store unless `backend` names another; with
+    `deploy` the file is served."""
     api, control_plane, queue = free_ports(3)
-    write_deployment(folder, source, services, control_plane, queue)
+    write_deployment(folder, source, services, control_plane, queue, backend=backend)
     llamactl = Path(sys.executable).with_name("llamactl")
     command = [str(llamactl), "serve", "--host", HOST, "--port", str(api),
                "--data-dir", str(folder / "data"), *extra]  # fmt: skip
@@ -121,6 +146,7 @@ def write_deployment(
     control_plane_port: int,
     queue_port: int,
     with_service_ports: bool = False,
+    backend: Backend | None = None,
 ) -> None:
     """Write `folder`/deployment.yaml and copy `source` beside it as `src`."""
     shutil.copytree(source, folder / "src", dirs_exist_ok=True)
@@ -139,11 +165,17 @@ def write_deployment(
             entry["replicas"] = service.replicas
         if service.env:
             entry["env"] = dict(service.env)
+        if service.max_concurrent_tasks is not None:
+            entry["max-concurrent-tasks"] = service.max_concurrent_tasks
         entries[name] = entry
+    control_plane: dict[str, object] = {"host": HOST, "port": control_plane_port}
+    if backend is not None and backend.store is not None:
+        control_plane["state_store_uri"] = backend.store
+    simple = {"type": "simple", "host": HOST, "port": queue_port}
     document = {
         "name": folder.name,
-        "control-plane": {"host": HOST, "port": control_plane_port},
-        "message-queue": {"type": "simple", "host": HOST, "port": queue_port},
+        "control-plane": control_plane,
+        "message-queue": simple if backend is None else dict(backend.queue),
         "default-service": next(iter(services)),
         "services": entries,
     }
@@ -196,13 +228,13 @@ def _wait_until_it_answers(server: Server) -> None:
     raise ServerFailed(f"no answer within {START_SECONDS} s:\n{server.tail()}")
 
 
-def wait_for_services(server: Server, names: Iterable[str]) -> None:
-    """Wait until the control plane knows every service.
+def wait_for_services(server: Server, names: Iterable[str], seconds: float = START_SECONDS) -> None:
+    """Wait until the control plane knows every service, for so many seconds at most.
 
     The original answers `create` earlier than that, and a task sent meanwhile is lost there.
     """
     wanted = set(names)
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         try:
             with urllib.request.urlopen(f"{server.control_plane_url}/services", timeout=5) as reply:
@@ -211,7 +243,7 @@ def wait_for_services(server: Server, names: Iterable[str]) -> None:
         except (urllib.error.URLError, OSError):
             pass
         time.sleep(0.05)
-    raise ServerFailed(f"{wanted} not registered within {START_SECONDS} s:\n{server.tail()}")
+    raise ServerFailed(f"{wanted} not registered within {seconds:g} s:\n{server.tail()}")
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
