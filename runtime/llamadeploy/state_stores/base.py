@@ -271,6 +271,14 @@ class StateStore(ExecutionStore, Protocol):
         and sessions that are idle since then. Returns how many tasks."""
         ...
 
+    async def purge(self) -> int:
+        """Forget everything of this deployment, and nothing of another's; how many tasks that were.
+
+        Nobody should use it now: what is written meanwhile stays. Tombstones of SQL stores, which
+        do not tell whose they are, stay until their time has come.
+        """
+        ...
+
     async def counts(self) -> dict[str, int]:
         """How many tasks are in each state, and ``outbox`` rows."""
         ...

@@ -17,6 +17,7 @@ from llamadeploy.state_stores.postgresql.codec import encode
 from llamadeploy.state_stores.postgresql.connection import Connection, connect
 from llamadeploy.state_stores.postgresql.lanes import Lanes, Operation
 from llamadeploy.state_stores.postgresql.location import Location, parse_uri
+from llamadeploy.state_stores.postgresql.purge import purge
 from llamadeploy.state_stores.postgresql.replies import Reply, finished
 from llamadeploy.state_stores.postgresql.schema import migrate
 from llamadeploy.state_stores.postgresql.wakeups import Wakeups
@@ -67,6 +68,7 @@ class PostgreSQLStateStore:
         spare: Connection,
     ) -> None:
         self._location = location
+        self._namespace = namespace
         self._now = clock or time.time
         self._spare: Connection | None = spare
         self._observer: StoreObserver | None = None
@@ -371,6 +373,17 @@ class PostgreSQLStateStore:
             if reply.value < step:
                 break
         return total
+
+    async def purge(self) -> int:
+        """In small transactions, on a connection of its own."""
+        try:
+            connection = await connect(self._location)
+            try:
+                return await purge(connection, self._namespace)
+            finally:
+                connection.terminate()
+        except errors.CAUGHT as error:
+            raise errors.translate(self._location, error) from error
 
     async def counts(self) -> dict[str, int]:
         found: dict[str, int] = await self._call("counts", replies.COUNTS, {})

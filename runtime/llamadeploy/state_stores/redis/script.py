@@ -21,6 +21,7 @@ from llamadeploy.state_stores.followers import Followers
 from llamadeploy.state_stores.observation import StoreObserver, tell
 from llamadeploy.state_stores.redis import replies
 from llamadeploy.state_stores.redis.operations import Operation
+from llamadeploy.state_stores.redis.purge import purge
 
 T = TypeVar("T")
 
@@ -97,14 +98,31 @@ class ScriptCaller:
             raise _error(answer.error, msgspec.msgpack.decode(answer.value))
         return operation.decode(answer.value), answer.items
 
+    async def purge(self) -> int:
+        """Remove every key; how many tasks there were.
+
+        Raises:
+            StoreUnavailableError, StoreError: a part may be gone.
+        """
+        self._check_open()
+        try:
+            return await purge(self._pipe, self._keys[0])
+        except RedisAway as error:
+            raise StoreUnavailableError(f"state store: {error}") from error
+        except RedisRefused as error:
+            raise StoreError(f"state store: {error}") from error
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise StoreError("the state store is closed")
+
     async def aclose(self) -> None:
         """Refuse whatever comes later. Idempotent."""
         self._closed = True
         await self._pipe.aclose()
 
     async def _ask(self, operation: Operation[Any], request: bytes) -> bytes:
-        if self._closed:
-            raise StoreError("the state store is closed")
+        self._check_open()
         now = "" if self._clock is None else repr(self._clock())
         try:
             answer: bytes = await self._pipe.run(

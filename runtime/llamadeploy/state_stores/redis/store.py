@@ -363,6 +363,9 @@ class RedisStateStore:
                 break
         return total
 
+    async def purge(self) -> int:
+        return await self._call.purge()
+
     async def counts(self) -> dict[str, int]:
         by_state, outbox = await self._call.run(operations.COUNTS, None)
         found = dict.fromkeys((state.value for state in TaskState), 0)

@@ -81,15 +81,35 @@ def _delete_contexts(tx: Tx, session_id: str) -> None:
 
 
 def forget_tasks(tx: Tx, tasks: Sequence[tuple[int, str]]) -> None:
+    """:func:`delete_tasks`, and remember that they were there."""
+    delete_tasks(tx, tasks)
+    tombstones.bury(tx, [task_id for _, task_id in tasks])
+
+
+def delete_tasks(tx: Tx, tasks: Sequence[tuple[int, str]]) -> None:
     """Delete tasks, given by number and id, with all that hangs off them."""
     numbers = [(number,) for number, _ in tasks]
     for table in _CHILDREN:
         tx.conn.executemany(f"DELETE FROM {table} WHERE task = ?", numbers)  # noqa: S608
     tx.conn.executemany("DELETE FROM tasks WHERE id = ?", numbers)
     ids = [task_id for _, task_id in tasks]
-    tombstones.bury(tx, ids)
     tx.touched.extend(ids)
     tx.ended.extend((task_id, None) for task_id in ids)
+
+
+def purge(tx: Tx, limit: int) -> int:
+    """Part of ``StateStore.purge``: up to ``limit`` tasks; with the last of them, all else."""
+    rows = tx.conn.execute(
+        "SELECT id, task_id FROM tasks WHERE namespace = ? LIMIT ?", (tx.namespace, limit)
+    ).fetchall()
+    delete_tasks(tx, rows)
+    if len(rows) < limit:
+        for table in ("outbox", "contexts", "sessions", "services", "dead_letters"):
+            tx.conn.execute(
+                f"DELETE FROM {table} WHERE namespace = ?",  # noqa: S608 - a name of ours
+                (tx.namespace,),
+            )
+    return len(rows)
 
 
 def delete_session(tx: Tx, session_id: str) -> Cancelled | None:

@@ -255,6 +255,15 @@ class SQLiteStateStore:
                 break
         return total
 
+    async def purge(self) -> int:
+        """Works in small transactions, so that nobody waits long behind it."""
+        total = 0
+        while True:
+            number = await self._writer.submit(retention.purge, EXPIRE_STEP)
+            total += number
+            if number < EXPIRE_STEP:
+                return total
+
     async def counts(self) -> dict[str, int]:
         return await self._reader.submit(tasks.counts)
 
