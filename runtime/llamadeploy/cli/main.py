@@ -21,6 +21,7 @@ COMMANDS = {
     "init": "llamadeploy.cli.init:init",
     "logs": "llamadeploy.cli.logs:logs",
     "manifest": "llamadeploy.cli.manifest:manifest",
+    "purge": "llamadeploy.cli.purge:purge",
     "run": "llamadeploy.cli.run:run",
     "serve": "llamadeploy.cli.serve:serve",
     "services": "llamadeploy.cli.services:services",
@@ -78,7 +79,8 @@ def llamactl(
     token is read from LLAMA_DEPLOY_TOKEN.
 
     Exit codes: 0 done, 1 an error (also a server that is down or unhealthy), 2 wrong usage, 3 the
-    task of 'run' failed or was cancelled, 130 interrupted while following.
+    task of 'run' failed or was cancelled, 4 'purge' was refused because workers hold tasks, 130
+    interrupted while following.
     """
     stored = Config.load(config)
     name = profile or stored.current_profile

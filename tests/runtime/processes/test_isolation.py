@@ -1,0 +1,98 @@
+"""Two deployments on one message queue and one state store, and the end of one of them."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from llamadeploy.cli import llamactl
+
+
+def purge(backend: Any, *options: str) -> Result:
+    return CliRunner().invoke(
+        llamactl,
+        ["purge", "--namespace", backend.namespace, "--queue-type", backend.queue_type,
+         "--queue-url", backend.queue_url, "--state-store-uri", backend.state_store_uri, *options],
+    )  # fmt: skip
+
+
+async def test_neighbours_see_nothing_of_each_other_and_purge_takes_one(
+    deploy: Any, apis: Any, until: Any, backend: Any
+) -> None:
+    # One's name is the beginning of the other's.
+    other = replace(backend, namespace=f"{backend.namespace}2")
+    one, two = await asyncio.gather(deploy(), deploy(other))
+    (first,), (second,) = apis(one), apis(two)
+    mine = [await first.create(number=n) for n in range(4)]
+    theirs = [await second.create(number=n) for n in range(10, 14)]
+    assert [await first.result(*each) for each in mine] == [f"done {n}" for n in range(4)]
+    assert [await second.result(*each) for each in theirs] == [f"done {n}" for n in range(10, 14)]
+    ran = [(folder.folder / "ledger").read_text().split("\n")[:-1] for folder in (one, two)]
+    assert [{int(line.split()[0]) for line in lines} for lines in ran] == [
+        {0, 1, 2, 3}, {10, 11, 12, 13},
+    ]  # fmt: skip
+    assert {each["task_id"] for each in await first.ask("GET", "/tasks")} == {t for _, t in mine}
+    await first.ask("GET", f"/tasks/{theirs[0][1]}", status=404)
+    # While a worker holds a task nothing is removed.
+    session, task = await first.create(number=5, seconds=60)
+
+    async def running() -> bool:
+        return await first.state(session, task) == "running"
+
+    await until(running)
+    refused = await asyncio.to_thread(purge, backend, "--yes")
+    assert refused.exit_code == 4, refused.output
+    assert "work-0" in refused.stderr
+    await first.ask("POST", f"/tasks/{task}/cancel?session_id={session}")
+    for process in one.processes:
+        await asyncio.to_thread(process.stop)
+    looked = await asyncio.to_thread(purge, backend, "--dry-run", "-o", "json")
+    assert json.loads(looked.stdout) == {
+        "namespace": backend.namespace, "tasks": 5, "unfinished": 0, "sessions": 5,
+        "services": ["work"], "messages": 0, "purged": False,
+    }  # fmt: skip
+    done = await asyncio.to_thread(purge, backend, "--yes", "-o", "json")
+    assert done.exit_code == 0, done.output
+    report = json.loads(done.stdout)
+    assert (report["purged"], report["tasks"]) == (True, 5)
+    assert report["topics"] >= 2
+    again = json.loads((await asyncio.to_thread(purge, backend, "--yes", "-o", "json")).stdout)
+    assert (again["tasks"], again["topics"], again["services"]) == (0, 0, [])
+    # The neighbour has kept everything, and goes on.
+    assert len(await second.ask("GET", "/tasks")) == 4
+    assert await second.result(*await second.create(number=14)) == "done 14"
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        ((), "--yes"),
+        (("--yes",), "FILE or --namespace"),
+        (("--yes", "--namespace", "a"), "no external message queue or state store"),
+        (("--yes", "--namespace", "a", "--queue-type", "redis"), "--queue-url"),
+    ],
+)
+def test_wrong_usage_says_what_to_write(options: tuple[str, ...], says: str) -> None:
+    done = CliRunner().invoke(llamactl, ["purge", *options])
+    assert done.exit_code == 2
+    assert says in done.stderr
+
+
+def test_a_file_names_queue_store_and_namespace(
+    tmp_path: Any, redis_server: Any, unique: str
+) -> None:
+    file = tmp_path / "deployment.yaml"
+    file.write_text(
+        f"name: {unique}\n"
+        f"control-plane: {{state_store_uri: '{redis_server.uri}'}}\n"
+        f"message-queue: {{type: redis, url: '{redis_server.uri}'}}\n"
+        "services: {work: {name: W, source: {type: local, name: .}, path: 'workflow:work'}}\n"
+    )
+    done = CliRunner().invoke(llamactl, ["purge", str(file), "--dry-run"])
+    assert done.exit_code == 0, done.output
+    assert f"llama_deploy.{unique} has 0 tasks" in done.output
