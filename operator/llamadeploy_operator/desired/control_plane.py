@@ -14,7 +14,6 @@ from llamadeploy_operator.desired.pod import (
     METRICS,
     PodPlan,
     ca_volumes,
-    health_env,
     http_probes,
     pod_template,
     port,
@@ -83,7 +82,7 @@ def _container(plan: Plan) -> Manifest:
         own.append(setting("default_service", plan.spec.default_service))
     if plan.control_plane.cors_origins is not None:
         own.append(setting("cors_origins", plan.control_plane.cors_origins))
-    env = merged(network_env(plan), health_env(), process_env(plan), store_env(plan), own)
+    env = merged(network_env(plan), process_env(plan), store_env(plan), own)
     return {
         "name": names.CONTROL_PLANE,
         "image": plan.pin.image,

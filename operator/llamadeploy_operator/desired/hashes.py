@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from llamadeploy_operator import names
-from llamadeploy_operator.desired.addresses import addresses
+from llamadeploy_operator.desired.addresses import INDEX_URL, addresses
 from llamadeploy_operator.desired.consumed import of_connections, of_overlay
 from llamadeploy_operator.desired.context import Consumed, LiveWorkload
 from llamadeploy_operator.desired.plain import digest
@@ -17,7 +17,9 @@ from llamadeploy_operator.desired.pod import consumed_annotation
 def connection_hashes(plan: Plan, hashes: Mapping[Consumed, str | None]) -> dict[str, str | None]:
     """Of what every process of the deployment reads."""
     found = dict(_of(of_connections(plan.spec), hashes))
-    if values := addresses(plan):
+    values = addresses(plan)
+    values.pop(INDEX_URL, None)  # read when packages are installed; it changes nothing of them
+    if values:
         # Seeded with the uid: the same password elsewhere has another hash.
         name = names.addresses_secret(plan.owner.name)
         found[f"Secret/{name}"] = digest([plan.owner.uid, values])[:16]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from llamadeploy.settings import METRICS_PORT, PREFIX
+from llamadeploy.settings import METRICS_PORT
 from llamadeploy_operator import names
 from llamadeploy_operator.desired.context import LiveWorkload, Manifest, OperatorDefaults
 from llamadeploy_operator.desired.env import CA_FOLDER
@@ -119,14 +119,6 @@ def recorded_hashes(live: LiveWorkload | None) -> dict[str, str]:
     except ValueError:  # somebody edited it: the pods roll once, and it is right again
         return {}
     return {k: v for k, v in found.items() if isinstance(v, str)} if isinstance(found, dict) else {}
-
-
-def health_env() -> list[Manifest]:
-    """Where the probes' server listens."""
-    return [
-        {"name": f"{PREFIX}HEALTH_HOST", "value": "0.0.0.0"},  # noqa: S104 - of the pod alone
-        {"name": f"{PREFIX}HEALTH_PORT", "value": str(METRICS_PORT)},
-    ]
 
 
 def http_probes(*, startup_seconds: int) -> Manifest:

@@ -24,7 +24,6 @@ from llamadeploy_operator.desired.pod import (
     METRICS,
     PodPlan,
     ca_volumes,
-    health_env,
     http_probes,
     pod_template,
     resources,
@@ -174,7 +173,6 @@ def _container(context: ServiceContext, plan: Plan, source: PodSource) -> Manife
         "ports": [METRICS],
         "env": merged(
             network_env(plan),
-            health_env(),
             process_env(plan),
             store_env(plan) if plan.store_shared else [],
             _own_env(context, plan, source),
