@@ -1,0 +1,143 @@
+"""Go programs that tests need: built once, then taken from a folder of the user's own.
+
+``python -m e2e.cluster.build`` builds them all beforehand (five minutes on two cores).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import platformdirs
+
+HERE = Path(__file__).parent
+KUBERNETES = "1.35.4"
+"""As in go.mod; the binary reports it as its version."""
+KWOK = "v0.7.0"
+
+Report = Callable[[str], None]
+
+
+class BuildUnavailableError(Exception):
+    """There is no Go to build with, or it failed; the message says what to do."""
+
+
+def cache_folder() -> Path:
+    """Where built programs are kept; ``LLAMADEPLOY_E2E_CACHE`` moves it."""
+    given = os.environ.get("LLAMADEPLOY_E2E_CACHE")
+    folder = Path(given) if given else platformdirs.user_cache_path("llamadeploy") / "e2e"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def cluster_binary(report: Report = lambda line: None) -> Path:
+    """The program with every part of a cluster: ``cluster kube-apiserver ...``.
+
+    Args:
+        report: gets a line of progress every 20 seconds while it is built.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    major, minor, _ = KUBERNETES.split(".")
+    package = "k8s.io/component-base/version"
+    link = f"-s -w -X {package}.gitVersion=v{KUBERNETES}"
+    link += f" -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
+    content = b"".join((HERE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
+    key = hashlib.sha256(content + link.encode()).hexdigest()[:16]
+    command = ["build", "-buildvcs=false", "-ldflags", link]
+    return _built(f"cluster-{key}", lambda target: [*command, "-o", str(target), "."], report)
+
+
+def kwok_binary(report: Report = lambda line: None) -> Path:
+    """kwok, which makes pods Running without running anything.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    return _built(
+        f"kwok-{KWOK}", lambda _: ["install", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}"], report
+    )
+
+
+def _built(name: str, arguments: Callable[[Path], list[str]], report: Report) -> Path:
+    path = cache_folder() / name
+    if path.exists():
+        return path
+    program = shutil.which("go")
+    if program is None:
+        raise BuildUnavailableError(
+            f"{name} has to be built once: install Go 1.25 or newer (https://go.dev/dl), or name a"
+            " cluster with LLAMADEPLOY_TEST_CLUSTER=existing and KUBECONFIG"
+        )
+    with _locked(path.with_suffix(".lock")):
+        if not path.exists():  # another run may just have built it
+            _go(program, name, arguments, path, report)
+    return path
+
+
+def _go(
+    program: str, name: str, arguments: Callable[[Path], list[str]], path: Path, report: Report
+) -> None:
+    folder = path.with_name(f".{name}.{os.getpid()}")
+    folder.mkdir()
+    log = folder / "log"
+    environ = {**os.environ, "GOBIN": str(folder), "GOWORK": "off"}  # GOBIN: of `go install`
+    try:
+        with log.open("wb") as output:
+            process = subprocess.Popen(
+                [program, *arguments(folder / "program")],
+                cwd=HERE, env=environ, stdout=output, stderr=output,
+            )  # fmt: skip
+            _wait(process, name, report)
+        if process.returncode:
+            raise BuildUnavailableError(f"building {name} failed:\n{log.read_text()[-3000:]}")
+        made = next(item for item in folder.iterdir() if item.name != "log")
+        made.replace(path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _wait(process: subprocess.Popen[bytes], name: str, report: Report) -> None:
+    started = time.monotonic()
+    report(f"Building {name}: once, about five minutes on two cores ...")
+    try:
+        while True:
+            try:
+                process.wait(20)
+                return
+            except subprocess.TimeoutExpired:
+                report(f"  still building, {time.monotonic() - started:.0f} s")
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.wait()
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def main() -> None:
+    """Build all of them, and say where they are."""
+
+    def report(line: str) -> None:
+        sys.stderr.write(f"{line}\n")
+
+    for build in (cluster_binary, kwok_binary):
+        sys.stdout.write(f"{build(report)}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,155 @@
+"""A real API server for the operator's tests.
+
+By default one that the run starts itself (``e2e/cluster``: etcd, kube-apiserver and
+kube-controller-manager on free loopback ports). ``LLAMADEPLOY_TEST_CLUSTER=existing`` takes the
+cluster of ``KUBECONFIG`` instead; it gets our custom resource definitions and short-lived
+namespaces. KUBECONFIG alone is not looked at, so that nobody's cluster is written to by accident.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from kubernetes.aio import client as kubernetes_client
+from kubernetes.aio import config as kubernetes_config
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+
+from e2e.cluster.api import Api  # noqa: E402
+from e2e.cluster.audit import AuditLog  # noqa: E402
+from e2e.cluster.build import BuildUnavailableError, cluster_binary, kwok_binary  # noqa: E402
+from e2e.cluster.control_plane import ControlPlane  # noqa: E402
+
+CRDS = tuple(sorted((ROOT / "crds").glob("*.yaml")))
+
+
+@dataclass(frozen=True)
+class ApiServer:
+    """The cluster of a test run.
+
+    Attributes:
+        kubeconfig: of an administrator.
+        api: a plain client with those credentials.
+        control_plane: its processes; None for an existing cluster.
+    """
+
+    kubeconfig: Path
+    api: Api
+    control_plane: ControlPlane | None = None
+
+    @property
+    def audit(self) -> AuditLog:
+        """What was asked of it; the test is skipped where that cannot be known."""
+        if self.control_plane is None or self.control_plane.audit is None:
+            pytest.skip("an existing cluster's audit log is not at hand")
+        return self.control_plane.audit
+
+    def kubeconfig_for(self, user: str) -> Path:
+        """Of a user of ``e2e.cluster.control_plane.USERS``; skips on an existing cluster."""
+        if self.control_plane is None:
+            pytest.skip("an existing cluster has users of its own")
+        return self.control_plane.kubeconfig_for(user)
+
+
+def existing() -> Path | None:
+    """The kubeconfig of the cluster to be used; None: start one."""
+    wanted = os.environ.get("LLAMADEPLOY_TEST_CLUSTER", "local")
+    if wanted == "local":
+        return None
+    if wanted != "existing" or not os.environ.get("KUBECONFIG"):
+        pytest.exit("LLAMADEPLOY_TEST_CLUSTER: write local, or existing together with KUBECONFIG")
+    return Path(os.environ["KUBECONFIG"])
+
+
+def pytest_collection_finish(session: pytest.Session) -> None:
+    """Build what is missing before the first test's time-out begins to run."""
+    wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
+    builds = [("own_control_plane", cluster_binary), ("kwok", kwok_binary)]
+    if existing() is None:
+        builds.append(("api_server", cluster_binary))
+    capture = session.config.pluginmanager.getplugin("capturemanager")
+    for fixture, build in builds:
+        if fixture in wanted and not session.config.option.collectonly:
+            try:
+                with capture.global_and_fixture_disabled():
+                    build(lambda line: print(line, file=sys.stderr, flush=True))
+            except BuildUnavailableError:
+                pass  # the fixture says it
+
+
+def _require_binary() -> Path:
+    try:
+        return cluster_binary()
+    except BuildUnavailableError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def api_server() -> Iterator[ApiServer]:
+    """The test run's cluster, with our custom resource definitions and no nodes."""
+    given = existing()
+    if given is not None:
+        api = Api(given)
+        api.install_crds(*CRDS)
+        yield ApiServer(given, api)
+        api.close()
+        return
+    binary = _require_binary()
+    with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
+        control_plane = ControlPlane(binary, Path(folder), audit=True)
+        try:
+            control_plane.start(CRDS)
+            api = Api(control_plane.kubeconfig)
+            yield ApiServer(control_plane.kubeconfig, api, control_plane)
+            api.close()
+        finally:
+            control_plane.stop()
+
+
+@pytest.fixture
+def own_control_plane() -> Iterator[ControlPlane]:
+    """A cluster of the test's own, started, which it may kill, freeze and restart."""
+    binary = _require_binary()
+    with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
+        control_plane = ControlPlane(binary, Path(folder), audit=True)
+        try:
+            control_plane.start(CRDS)
+            yield control_plane
+        finally:
+            control_plane.stop()
+
+
+@pytest.fixture
+def api(api_server: ApiServer) -> Api:
+    """A plain administrator's client."""
+    return api_server.api
+
+
+@pytest.fixture
+def namespace(api_server: ApiServer) -> Iterator[str]:
+    """A namespace of the test's own; deleted with all that is in it, without waiting for that."""
+    name = f"t{uuid.uuid4().hex[:12]}"
+    api_server.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
+    yield name
+    api_server.api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+async def api_client(api_server: ApiServer) -> AsyncIterator[kubernetes_client.ApiClient]:
+    """kubernetes.aio's client of an administrator."""
+    configuration = kubernetes_client.Configuration()
+    await kubernetes_config.load_kube_config(
+        config_file=str(api_server.kubeconfig), client_configuration=configuration
+    )
+    async with kubernetes_client.ApiClient(configuration) as client:
+        yield client
