@@ -72,8 +72,13 @@ class Sessions:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), DELETE_SECONDS)
         self._hurry.clear()
-        doomed, self._doomed = self._doomed, set()
-        await asyncio.gather(*map(self._delete_quietly, doomed))
+        doomed, self._doomed = list(self._doomed), set()
+        try:
+            busy = await self._store.forget_sessions(doomed)
+        except StoreError as error:
+            log.warning("%d sessions stay until their retention ends: %s", len(doomed), error)
+            return
+        await asyncio.gather(*map(self._delete_quietly, busy))
 
     async def _delete_quietly(self, session_id: str) -> None:
         try:

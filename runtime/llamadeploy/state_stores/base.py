@@ -208,6 +208,11 @@ class StateStore(ExecutionStore, Protocol):
         """Cancel what is unfinished and forget the session with all of its tasks; idempotent."""
         ...
 
+    async def forget_sessions(self, session_ids: Sequence[str]) -> list[str]:
+        """Forget those sessions that have no unfinished task, with all of their tasks, in one step.
+        Returns the others, which stay as they are. Idempotent."""
+        ...
+
     async def merge_session_state(self, session_id: str, patch: dict[str, Any]) -> None:
         """Shallow merge, atomic.
 

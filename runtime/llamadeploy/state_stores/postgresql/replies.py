@@ -70,6 +70,7 @@ class Session(msgspec.Struct, frozen=True):
 FLAG = decoder(Reply[bool])
 NUMBER = decoder(Reply[int])
 NONE = decoder(Reply[None])
+NAMES = decoder(Reply[list[str]])
 START = decoder(Reply[StartReply])
 RENEWALS = decoder(Reply[list[Renewal]])
 CREATED = decoder(Reply[Created])

@@ -290,6 +290,11 @@ class PostgreSQLStateStore:
             return None
         return msgspec.structs.replace(reply.value, publish=reply.publish)
 
+    async def forget_sessions(self, session_ids: Sequence[str]) -> list[str]:
+        request = {"session_ids": session_ids}
+        reply: Reply[list[str]] = await self._call("forget_sessions", replies.NAMES, request)
+        return reply.value
+
     async def merge_session_state(self, session_id: str, patch: dict[str, Any]) -> None:
         request = {"session_id": session_id, "patch": patch}
         await self._call("merge_session_state", replies.NONE, request)

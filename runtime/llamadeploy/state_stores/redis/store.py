@@ -288,6 +288,9 @@ class RedisStateStore:
     async def delete_session(self, session_id: str) -> Cancelled | None:
         return await self._call.run(operations.DELETE_SESSION, session_id)
 
+    async def forget_sessions(self, session_ids: Sequence[str]) -> list[str]:
+        return await self._call.run(operations.FORGET_SESSIONS, session_ids)
+
     async def merge_session_state(self, session_id: str, patch: dict[str, Any]) -> None:
         request = {"session_id": session_id, "fields": replies.state_fields(patch)}
         await self._call.run(operations.MERGE_SESSION_STATE, request)

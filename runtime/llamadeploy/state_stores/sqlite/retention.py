@@ -128,3 +128,25 @@ def delete_session(tx: Tx, session_id: str) -> Cancelled | None:
     forget_tasks(tx, tasks)
     _delete_contexts(tx, session_id)
     return Cancelled(TaskState.CANCELLED, changed=bool(live), nudge=nudge, publish=publish)
+
+
+def forget_sessions(tx: Tx, session_ids: Sequence[str]) -> list[str]:
+    """See ``StateStore.forget_sessions``."""
+    busy: list[str] = []
+    forgotten: list[tuple[int, str]] = []
+    for session_id in session_ids:
+        rows = tx.conn.execute(
+            "SELECT id, task_id, state FROM tasks WHERE namespace = ? AND session_id = ?",
+            (tx.namespace, session_id),
+        ).fetchall()
+        if any(state in LIVE for _, _, state in rows):
+            busy.append(session_id)
+            continue
+        tx.conn.execute(
+            "DELETE FROM sessions WHERE namespace = ? AND session_id = ?",
+            (tx.namespace, session_id),
+        )
+        _delete_contexts(tx, session_id)
+        forgotten += [(number, task_id) for number, task_id, _ in rows]
+    forget_tasks(tx, forgotten)
+    return busy

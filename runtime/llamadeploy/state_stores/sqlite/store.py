@@ -194,6 +194,9 @@ class SQLiteStateStore:
     async def delete_session(self, session_id: str) -> Cancelled | None:
         return await self._writer.submit(retention.delete_session, session_id)
 
+    async def forget_sessions(self, session_ids: Sequence[str]) -> list[str]:
+        return await self._writer.submit(retention.forget_sessions, session_ids)
+
     async def merge_session_state(self, session_id: str, patch: dict[str, Any]) -> None:
         await self._writer.submit(sessions.merge_state, session_id, patch)
 

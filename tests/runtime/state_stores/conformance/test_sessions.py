@@ -139,6 +139,29 @@ async def test_state_is_merged_without_losing_anything(bench: Any) -> None:
         await bench.store.merge_session_state("x", {})
 
 
+async def test_sessions_without_unfinished_tasks_are_forgotten_together(bench: Any) -> None:
+    ended = await bench.running("a", session_id="s1")
+    await bench.finish(ended.key, context="kept until now")
+    await bench.running("b", session_id="s2")
+    await bench.store.create_session("s3")
+    assert await bench.store.forget_sessions(["s1", "s2", "s3", "s4"]) == ["s2"]
+    assert [s.session_id for s in await bench.store.list_sessions()] == ["s2"]
+    assert await bench.store.get_task("a") is None
+    with pytest.raises(ConflictError, match="was forgotten"):
+        await bench.create("a", session_id="s1")
+    assert await bench.state("b") == "running"
+    assert await bench.store.forget_sessions(["s1"]) == [], "idempotent"
+    assert (await bench.running("c", session_id="s1")).context is None
+
+
+async def test_who_follows_a_forgotten_task_hears_of_it(bench: Any) -> None:
+    run = await bench.running("a")
+    await bench.finish(run.key)
+    with bench.store.follow("a") as follower:
+        await bench.store.forget_sessions(["s"])
+        assert await follower.changed(5.0)
+
+
 async def test_delete_forgets_everything(bench: Any, events: Any) -> None:
     run = await bench.running("a")
     await bench.store.append_events(run.key, events(0, 3))

@@ -86,6 +86,46 @@ BEGIN
     'nudge', c.nudge), e);
 END $$;
 
+-- Sessions without unfinished tasks; the value has the others. All at once, because it is what
+-- follows each task that ran in a session of its own.
+CREATE OR REPLACE FUNCTION op_forget_sessions(ns text, clock float8, r jsonb) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+  wanted text[] := ARRAY(SELECT jsonb_array_elements_text(r->'session_ids'));
+  busy text[];
+  numbers bigint[];
+  ids text[];
+  key bigint;
+  e effects := nothing();
+BEGIN
+  FOR key IN SELECT DISTINCT session_key(ns, s) FROM unnest(wanted) s ORDER BY 1 LOOP
+    PERFORM pg_advisory_xact_lock(key);
+  END LOOP;
+  SELECT COALESCE(array_agg(DISTINCT session_id) FILTER (WHERE NOT is_terminal(state)), '{}')
+    INTO busy FROM tasks WHERE namespace = ns AND session_id = ANY (wanted);
+  DELETE FROM sessions WHERE namespace = ns AND session_id = ANY (wanted)
+    AND session_id <> ALL (busy);
+  DELETE FROM contexts WHERE namespace = ns AND session_id = ANY (wanted)
+    AND session_id <> ALL (busy);
+  WITH gone AS (
+    DELETE FROM tasks WHERE namespace = ns AND session_id = ANY (wanted)
+      AND session_id <> ALL (busy) RETURNING id, task_id
+  )
+  SELECT array_agg(id), array_agg(task_id) INTO numbers, ids FROM gone;
+  IF numbers IS NULL THEN RETURN reply(to_json(busy), e); END IF;
+  DELETE FROM inputs WHERE task = ANY (numbers);
+  DELETE FROM events WHERE task = ANY (numbers);
+  DELETE FROM inbound WHERE task = ANY (numbers);
+  DELETE FROM snapshots WHERE task = ANY (numbers);
+  DELETE FROM outbox WHERE task = ANY (numbers);
+  INSERT INTO tombstones (hash, expires_at)
+    SELECT DISTINCT tombstone(ns, id), present(clock) + 7 * 86400 FROM unnest(ids) id
+    ON CONFLICT (hash) DO UPDATE SET expires_at = EXCLUDED.expires_at;
+  e.touched := ids;
+  e.ended := ARRAY(SELECT json_build_array(id, NULL) FROM unnest(ids) id);
+  RETURN reply(to_json(busy), e);
+END $$;
+
 CREATE OR REPLACE FUNCTION op_routing_stage(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
 BEGIN

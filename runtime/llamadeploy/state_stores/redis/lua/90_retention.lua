@@ -120,3 +120,24 @@ function OPS.delete_session()
   end
   return { state = 'cancelled', changed = #live > 0, nudge = nudge, publish = rows }
 end
+
+-- Sessions without unfinished tasks; returns the others.
+function OPS.forget_sessions()
+  local busy = {}
+  for _, id in ipairs(R) do
+    local tasks, live = {}, false
+    for at, task_id in ipairs(call('ZRANGE', P .. 'of:' .. id, 0, -1)) do
+      tasks[at] = find(task_id)
+      live = live or is_live(tasks[at])
+    end
+    if live then
+      busy[#busy + 1] = id
+    else
+      delete_keys(id)
+      for _, t in ipairs(tasks) do
+        forget(t)
+      end
+    end
+  end
+  return busy
+end

@@ -1,0 +1,2 @@
+-- Version 3: no table changes; functions were added (op_forget_sessions).
+SELECT;
