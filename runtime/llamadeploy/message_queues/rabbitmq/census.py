@@ -5,6 +5,11 @@ So whoever wants to know asks them: a question goes to the exchange of the censu
 that consumes the topic answers with how many of its consumers there are and what they hold. The
 answers are complete when they account for all of the queue's consumers. One that does not answer in
 time (a stopped process) is counted as holding one message: better a message too many than none.
+
+The same way consumers hear that their queue was deleted (:meth:`Census.announce`).
+
+What is published here goes over the connection of publishers: a server short of memory stops each
+connection that publishes, and a consumer's must go on to acknowledge.
 """
 
 from __future__ import annotations
@@ -15,6 +20,7 @@ from typing import Protocol
 
 import msgspec
 
+from llamadeploy.exceptions import QueueError
 from llamadeploy.message_queues.rabbitmq import link as links
 from llamadeploy.message_queues.rabbitmq.driver import (
     CAUGHT,
@@ -55,15 +61,21 @@ class Holder(Protocol):
     @property
     def held(self) -> int: ...
 
+    def remade(self) -> None:
+        """Its queue was deleted."""
+        ...
+
 
 class Census:
     """Answers for the consumers of one process, and asks."""
 
-    def __init__(self, link: Link, topology: Topology) -> None:
-        self._link = link
+    def __init__(self, consuming: Link, publishing: Link, topology: Topology) -> None:
+        self._link = consuming
+        self._publishing = publishing
         self._topology = topology
         self._holders: dict[str, set[Holder]] = {}
         self._channel: Channel | None = None
+        self._answering: Channel | None = None
         self._queue = ""
         self._lock = asyncio.Lock()
 
@@ -102,19 +114,48 @@ class Census:
         for topic in self._holders:
             await channel.queue_bind(self._queue, self._topology.census_exchange, topic)
 
-        async def answer(question: DeliveredMessage) -> None:
+        async def hear(question: DeliveredMessage) -> None:
             holders = self._holders.get(question.routing_key or "", set())
-            reply = Answer(len(holders), sum(holder.held for holder in holders))
             properties = question.header.properties
-            await channel.basic_publish(
-                _encode(reply),
-                routing_key=properties.reply_to or "",
-                wait=False,
-                properties=spec.Basic.Properties(correlation_id=properties.correlation_id),
-            )
+            if properties.reply_to is None:
+                for holder in holders:
+                    holder.remade()
+            else:
+                reply = Answer(len(holders), sum(holder.held for holder in holders))
+                await self._answer(reply, properties.reply_to, properties.correlation_id)
 
-        await channel.basic_consume(self._queue, answer, no_ack=True)
+        await channel.basic_consume(self._queue, hear, no_ack=True)
         self._channel = channel
+
+    async def _answer(self, reply: Answer, to: str, correlation_id: str | None) -> None:
+        try:
+            if self._answering is None or self._answering.is_closed:
+                self._answering = await self._publishing.channel()
+            await self._answering.basic_publish(
+                _encode(reply),
+                routing_key=to,
+                wait=False,
+                properties=spec.Basic.Properties(correlation_id=correlation_id),
+            )
+        except (QueueError, *CAUGHT) as error:
+            log.warning("a question about messages stays without an answer: %s", error)
+
+    async def announce(self, topics: list[str]) -> None:
+        """Tell the consumers of these topics, everywhere, that their queues were deleted.
+
+        Raises:
+            QueueUnavailableError: it is not known whether they heard it.
+        """
+        channel = await self._publishing.channel(confirms=True)
+        try:
+            async with asyncio.timeout(links.ANSWER_SECONDS):
+                exchange = self._topology.census_exchange
+                await channel.exchange_declare(exchange, durable=True)
+                for topic in topics:
+                    await channel.basic_publish(b"", exchange=exchange, routing_key=topic)
+                await channel.close()
+        except CAUGHT as error:
+            raise translate(self._publishing.name, error) from error
 
     async def count(self, topic: str) -> tuple[int, int]:
         """Messages of a topic that wait and that are held; zeros for an unknown topic.
@@ -141,7 +182,7 @@ class Census:
         return declared.message_count or 0, declared.consumer_count or 0
 
     async def _ask(self, topic: str, consumers: int) -> int:
-        channel = await self._link.channel()
+        channel = await self._publishing.channel()
         answers: asyncio.Queue[Answer] = asyncio.Queue()
 
         async def collect(answer: DeliveredMessage) -> None:
@@ -161,7 +202,7 @@ class Census:
                 held = await self._collect(answers, consumers)
                 await channel.close()
         except CAUGHT as error:
-            raise translate(self._link.name, error) from error
+            raise translate(self._publishing.name, error) from error
         return held
 
     async def _collect(self, answers: asyncio.Queue[Answer], consumers: int) -> int:

@@ -22,6 +22,11 @@ from llamadeploy.messages import QueueMessage
 
 log = logging.getLogger(__name__)
 
+WATCH_SECONDS = 20.0
+"""How often an idle consumer looks whether messages wait that it does not get; the second time it
+subscribes again. RabbitMQ 3.10 can carry a subscription over to a queue that was deleted and made
+anew, and then delivers to nobody."""
+
 
 class RabbitMQDelivery:
     """A message that this consumer holds while ``channel`` lives."""
@@ -92,6 +97,7 @@ class RabbitMQConsumer:
         self._buffer: deque[RabbitMQDelivery] = deque()
         self._changed = asyncio.Event()
         self._cancelled = asyncio.Event()
+        self._delivered = 0
         self._error: QueueError | None = None
         self._runner: asyncio.Task[None] | None = None
         self._closed = False
@@ -198,7 +204,7 @@ class RabbitMQConsumer:
         backoff = Backoff()
         while not self._closed:
             try:
-                if self._channel is None or self._channel.is_closed or self._cancelled.is_set():
+                if self._channel is None or self._channel.is_closed:
                     await self._subscribe()
                 backoff.reset()
                 await self._until_lost()
@@ -215,6 +221,7 @@ class RabbitMQConsumer:
         self._forget()
         self._cancelled.clear()
         channel = await self._link.channel()
+        asked = False
         try:
             async with asyncio.timeout(links.ANSWER_SECONDS):
                 queue = await self._declare(channel)
@@ -222,8 +229,12 @@ class RabbitMQConsumer:
                     await self._census.join(self)
                 channel.on_consumer_cancel_callbacks.add(self._on_cancel)
                 self._channel = channel
+                asked = True
                 await self._start(channel, queue)
+            self._topics.answers(self.topic)
         except CAUGHT as error:
+            if asked and isinstance(error, TimeoutError) and await self._link.answers():
+                await self._topics.silent(self.topic)
             raise translate(self._link.name, error) from error
 
     async def _start(self, channel: Channel, queue: str) -> None:
@@ -243,14 +254,36 @@ class RabbitMQConsumer:
         channel = self._channel
         assert channel is not None  # noqa: S101 - subscribed
         cancelled = asyncio.ensure_future(self._cancelled.wait())
+        watching = asyncio.ensure_future(self._watch())
         try:
-            await asyncio.wait({cancelled, channel.closing}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                {cancelled, watching, channel.closing}, return_when=asyncio.FIRST_COMPLETED
+            )
         finally:
             cancelled.cancel()
+            watching.cancel()
         if channel.is_closed:
             raise QueueUnavailableError(f"the channel was closed: {_reason(channel)}")
-        log.warning("topic %s was deleted while it was consumed", self.topic)
+        log.warning("topic %s is consumed anew: its queue may be another by now", self.topic)
         await channel.close()
+
+    async def _watch(self) -> None:
+        """Return when messages wait for us for long and do not come."""
+        idle = False
+        while True:
+            before = self._delivered
+            await asyncio.sleep(WATCH_SECONDS)
+            try:
+                # An inbox's queue has another name; what gets lost there is repaired.
+                idle_here = bool(self._consumer_tag) and not (self._held or self._ephemeral)
+                waiting = idle_here and (await self._census.ready(self.topic))[0] > 0
+            except QueueError as error:
+                log.debug("topic %s is not watched now: %s", self.topic, error)
+                continue
+            waiting = waiting and self._delivered == before
+            if waiting and idle:
+                return
+            idle = waiting
 
     def _forget(self) -> None:
         """What was held over a channel that is gone is not ours any more."""
@@ -260,6 +293,10 @@ class RabbitMQConsumer:
         self._buffer.clear()
 
     def _on_cancel(self, frame: Any) -> None:
+        self._cancelled.set()
+
+    def remade(self) -> None:
+        """See ``census.Holder``: our subscription may be to the queue that was there before."""
         self._cancelled.set()
 
     def _receiver(self, channel: Channel) -> Callable[[DeliveredMessage], Any]:
@@ -278,6 +315,7 @@ class RabbitMQConsumer:
             delivery = RabbitMQDelivery(
                 self, channel, tag, message, published_at if isinstance(published_at, int) else 0
             )
+            self._delivered += 1
             self._held[tag] = delivery
             self._buffer.append(delivery)
             self._changed.set()

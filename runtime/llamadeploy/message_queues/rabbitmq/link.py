@@ -8,7 +8,7 @@ import random
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from llamadeploy.exceptions import ConfigurationError, QueueUnavailableError
+from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, URL, Channel, aiormq, translate
 
 if TYPE_CHECKING:
@@ -22,6 +22,9 @@ HEARTBEAT_SECONDS = 10
 
 ANSWER_SECONDS = 10.0
 """How long the server may take to answer before it counts as away."""
+
+PING_SECONDS = 2.0
+"""The same where it has been silent for that long already."""
 
 FIRST_DELAY = 0.1
 MOST_DELAY = 5.0
@@ -103,6 +106,16 @@ class Link:
         self._last_error = None
         self._backoff.reset()
         log.debug("connected to %s to %s", self.name, self._purpose)
+
+    async def answers(self) -> bool:
+        """Whether the server still answers on this connection."""
+        try:
+            async with asyncio.timeout(PING_SECONDS):
+                channel = await self.channel()
+                await channel.close()
+        except (QueueError, *CAUGHT):
+            return False
+        return True
 
     def drop(self) -> None:
         """It does not answer: forget it; the next channel is on a new connection."""

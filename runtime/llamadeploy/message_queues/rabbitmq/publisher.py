@@ -44,6 +44,7 @@ class Publisher:
             try:
                 async with asyncio.timeout(links.ANSWER_SECONDS):
                     await self._send(channel, topic, body)
+                self._topics.answers(topic)
                 return
             except exceptions.PublishError:
                 if is_inbox_topic(topic):
@@ -54,7 +55,11 @@ class Publisher:
                     f"message queue {self._link.name}: topic {topic} did not take the message"
                 ) from error
             except TimeoutError as error:
-                self._link.drop()
+                # One queue without an answer must not end the publishing to all others.
+                if await self._link.answers():
+                    await self._topics.silent(topic)
+                else:
+                    self._link.drop()
                 raise translate(self._link.name, error) from error
             except CAUGHT as error:
                 if attempt == ATTEMPTS - 1:

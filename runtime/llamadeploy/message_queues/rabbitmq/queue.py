@@ -41,10 +41,10 @@ class RabbitMQMessageQueue:
         self._topology = Topology(check_exchange(self._config.exchange_name))
         self._publishing = Link(self._config.url, "publish")
         self._consuming = Link(self._config.url, "consume")
-        self._directory = Directory(self._publishing, self._topology.exchange)
-        self._topics = Topics(self._publishing, self._topology, self._directory)
+        self._census = Census(self._consuming, self._publishing, self._topology)
+        directory = Directory(self._publishing, self._topology.exchange)
+        self._topics = Topics(self._consuming, self._topology, directory, self._census)
         self._publisher = Publisher(self._publishing, self._topology, self._topics)
-        self._census = Census(self._consuming, self._topology)
         self._consumers: set[RabbitMQConsumer] = set()
 
     def as_config(self) -> RabbitMQMessageQueueConfig:
@@ -72,7 +72,7 @@ class RabbitMQMessageQueue:
         consumer = RabbitMQConsumer(
             self._consuming,
             self._topology,
-            Topics(self._consuming, self._topology, self._directory),
+            self._topics,
             self._census,
             topic,
             prefetch=prefetch,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -13,7 +14,13 @@ DELIVERY_LIMIT = 1000
 """A message that came back so often becomes a dead letter. High, because every end of a worker
 counts for each message it had prefetched."""
 
+LETTER_DELIVERY_LIMIT = 1_000_000_000
+"""A dead letter stays until somebody has dealt with it; servers from 4.0 on default to 20."""
+
 DEAD_LETTERS = ".dead-letters"
+
+SEAL_MILLISECONDS = 60_000
+"""When the server deletes a seal that was left behind."""
 
 _SAFE = "-_.:@#,/ "
 
@@ -44,15 +51,33 @@ class Topology:
             arguments["x-dead-letter-exchange"] = self.dead_letter_exchange
             arguments["x-dead-letter-routing-key"] = topic
             arguments["x-delivery-limit"] = DELIVERY_LIMIT
+        else:
+            arguments["x-delivery-limit"] = LETTER_DELIVERY_LIMIT
         await channel.queue_declare(queue_name(topic), durable=True, arguments=arguments)
         await channel.queue_bind(queue_name(topic), self.exchange, topic)
 
     async def _declare_dead_letters(self, channel: Channel, topic: str) -> None:
         letters = topic + DEAD_LETTERS
         queue = queue_name(letters)
-        await channel.queue_declare(queue, durable=True, arguments={"x-queue-type": "quorum"})
+        arguments: dict[str, Any] = {
+            "x-queue-type": "quorum",
+            "x-delivery-limit": LETTER_DELIVERY_LIMIT,
+        }
+        await channel.queue_declare(queue, durable=True, arguments=arguments)
         await channel.queue_bind(queue, self.dead_letter_exchange, topic)
         await channel.queue_bind(queue, self.exchange, letters)
+
+    async def seal(self, channel: Channel) -> None:
+        """Make sure of what was declared just before.
+
+        RabbitMQ 3.10 holds the name of the newest quorum queue back from its disk for about a
+        second: killed then, it starts with a queue that has no leader and answers nobody. The next
+        such queue that is made has it written; so we make one, and delete it.
+        """
+        name = f"{self.exchange}+seal.{uuid.uuid4().hex}"
+        arguments: dict[str, Any] = {"x-queue-type": "quorum", "x-expires": SEAL_MILLISECONDS}
+        await channel.queue_declare(name, durable=True, arguments=arguments)
+        await channel.queue_delete(name)
 
     async def declare_inbox(self, channel: Channel, topic: str) -> str:
         """Make a queue that goes with this connection; returns its name, which is new each time:

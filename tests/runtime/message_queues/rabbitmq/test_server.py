@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -16,6 +17,7 @@ import pytest
 
 from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
 from llamadeploy.message_queues import RabbitMQMessageQueue, RabbitMQMessageQueueConfig
+from llamadeploy.message_queues.rabbitmq import consumer as consumers
 from llamadeploy.message_queues.rabbitmq import topology
 from llamadeploy.message_queues.rabbitmq.topology import DEAD_LETTERS
 
@@ -237,15 +239,36 @@ def connections(server: Any, vhost: str) -> list[str]:
     return [connection["name"] for connection in found]
 
 
-@pytest.mark.xfail(
-    reason="known: on an idle machine the consumer may stay deaf until its connection is lost; "
-    "docs/reliability.md"
-)
 async def test_a_topic_deleted_under_its_consumer_is_made_again(
     rabbitmq_server: Any, rabbitmq_vhost: str, open_queue: Any, message: Any, receive: Any
 ) -> None:
     queue = open_queue(rabbitmq_server.url(rabbitmq_vhost))
     async with queue.consume(TOPIC, group="g") as consumer:
+        await queue.publish(TOPIC, message("0"))
+        await receive(consumer)
         await queue.delete_topic(TOPIC)
         await queue.publish(TOPIC, message("1"))
         assert (await receive(consumer))[0].message.id_ == "1"
+
+
+async def test_a_queue_that_others_delete_and_make_again_is_consumed(
+    rabbitmq_server: Any, rabbitmq_vhost: str, open_queue: Any, message: Any, receive: Any,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The server often does not tell the consumer, and then delivers to nobody."""
+    monkeypatch.setattr(consumers, "WATCH_SECONDS", 0.3)
+    queue = open_queue(rabbitmq_server.url(rabbitmq_vhost))
+    connection = await aiormq.connect(rabbitmq_server.url(rabbitmq_vhost))
+    channel = await connection.channel()
+    async with queue.consume(TOPIC, group="g") as consumer:
+        await channel.queue_delete(TOPIC)
+        await topology.Topology("llama-deploy").declare_topic(channel, TOPIC)
+        for number in range(3):
+            await queue.publish(TOPIC, message(f"{number}"))
+        found = set()
+        while len(found) < 3:
+            [delivery] = await receive(consumer, seconds=20)
+            found.add(delivery.message.id_)
+            with contextlib.suppress(QueueUnavailableError):
+                await delivery.ack()
+    await connection.close()
