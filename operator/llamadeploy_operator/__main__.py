@@ -1,0 +1,235 @@
+"""``llamadeploy-operator``: the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+from typing import Any
+
+import click
+import kopf
+
+from llamadeploy.logs import configure_logging
+from llamadeploy_operator import __version__, metrics
+from llamadeploy_operator.cluster.api import Api, ApiError, connect, own_namespace
+from llamadeploy_operator.cluster.cache import Cache
+from llamadeploy_operator.cluster.events import Recorder
+from llamadeploy_operator.cluster.kinds import (
+    APPLIED,
+    DEPLOYMENT,
+    METADATA_ONLY,
+    POD,
+    POD_MONITOR,
+    VOLUME_CLAIM,
+    Kind,
+)
+from llamadeploy_operator.cluster.metadata_watch import MetadataWatch
+from llamadeploy_operator.cluster.sink import Sink
+from llamadeploy_operator.desired import Capabilities
+from llamadeploy_operator.gather import Gatherer
+from llamadeploy_operator.handlers import events, login, watching
+from llamadeploy_operator.health import HealthServer, Watch, Watchdog
+from llamadeploy_operator.leader import Elector, LeadershipLost, LeaseName
+from llamadeploy_operator.queue import ReconcileQueue
+from llamadeploy_operator.reconcile import Reconciler
+from llamadeploy_operator.routing import Key, Routes
+from llamadeploy_operator.settings import ENV_PREFIX, OPTIONS, OperatorSettings, from_options
+
+logger = logging.getLogger("llamadeploy_operator")
+
+#: Watched in full, all but the custom resources by our label.
+WATCHED = (DEPLOYMENT, *APPLIED, POD, VOLUME_CLAIM)
+
+
+class Operator:
+    """The parts of the process, put together."""
+
+    def __init__(self, settings: OperatorSettings, api: Api, pod_monitor: bool) -> None:
+        self.settings = settings
+        self.api = api
+        self.kinds = [*WATCHED, *([POD_MONITOR] if pod_monitor else [])]
+        self.cache = Cache()
+        self.watchdog = Watchdog()
+        self.routes = Routes(self.cache)
+        gatherer = Gatherer(
+            api, self.cache, settings.defaults, Capabilities(pod_monitor=pod_monitor)
+        )
+        recorder = Recorder(api, settings.identity)
+        reconciler = Reconciler(
+            api, self.cache, self.routes, gatherer, recorder, settings.resync_seconds
+        )
+        self.queue: ReconcileQueue[Key] = ReconcileQueue(
+            reconciler, concurrency=settings.concurrency
+        )
+        self.sink = Sink(self.cache, self.watchdog, self.changed)
+
+    def changed(self, kind: Kind, body: dict[str, Any]) -> None:
+        """Something was seen to change: reconcile whom it concerns."""
+        for key in self.routes.of(kind, body):
+            self.queue.add(key)
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Watch and reconcile until ``stop``. Raises: whatever ends one of the parts."""
+        scopes: tuple[str | None, ...] = self.settings.namespaces or (None,)
+        for kind in (*self.kinds, *METADATA_ONLY):
+            for namespace in scopes:
+                self.watchdog.expect(Watch(kind.resource, namespace or ""))
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._kopf(stop), name="kopf"),
+                group.create_task(self._reconcile(), name="reconcile"),
+                *(
+                    group.create_task(
+                        MetadataWatch(self.api, kind, scope, self.sink, self.changed).run(),
+                        name=f"watch of {kind.resource}",
+                    )
+                    for kind in METADATA_ONLY
+                    for scope in scopes
+                ),
+            ]
+            await stop.wait()
+            for task in tasks[1:]:
+                task.cancel()
+
+    async def _reconcile(self) -> None:
+        # Before every watch has listed, children that exist would look as if they were missing.
+        await self.watchdog.wait_listed()
+        logger.info("all watches have listed: %d objects", len(self.cache))
+        await self.queue.run()
+
+    async def _kopf(self, stop: asyncio.Event) -> None:
+        watching.install(self.sink, self.kinds)
+        registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
+        events.configure(settings, self.kinds)
+        events.register(registry, self.kinds, self.changed)
+        login.register(registry, self.api)
+        ready = asyncio.Event()
+        take_over = asyncio.create_task(_signals_after(ready, stop))
+        try:
+            await kopf.operator(
+                registry=registry,
+                settings=settings,
+                standalone=True,
+                clusterwide=not self.settings.namespaces,
+                namespaces=self.settings.namespaces,
+                stop_flag=stop,
+                ready_flag=ready,
+            )
+        finally:
+            take_over.cancel()
+        if not stop.is_set():
+            raise RuntimeError("kopf has ended by itself")
+
+
+async def _signals_after(ready: asyncio.Event, stop: asyncio.Event) -> None:
+    """kopf installs signal handlers of its own when it starts; ours come back after that."""
+    await ready.wait()
+    stop_on_signals(stop)
+
+
+def stop_on_signals(stop: asyncio.Event) -> None:
+    """SIGTERM and SIGINT set ``stop``."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+
+
+async def operate(settings: OperatorSettings) -> int:
+    """Run the operator until a signal; gives the exit code."""
+    stop = asyncio.Event()
+    stop_on_signals(stop)
+    api, lease_api = await connect(), await connect(pool=2)
+    lease = LeaseName(settings.lease_namespace, settings.lease_name, settings.identity)
+    elector = Elector(lease_api, lease) if settings.leader_election else None
+    if elector is not None:
+        api.may_write = elector.leading
+    operator = Operator(settings, api, await _has_pod_monitors(api))
+    server = HealthServer(operator.watchdog, operator.queue.depth)
+    await server.start(settings.http_host, settings.http_port)
+    logger.info("llamadeploy-operator %s, health on port %d", __version__, server.port)
+    code = 0
+    try:
+        if elector is not None and not await _acquired(elector, stop):
+            return 0
+        metrics.LEADER.set(1)
+        await _work(operator, elector, stop)
+    except* LeadershipLost as group:
+        logger.error("stopped: %s", group.exceptions[0])
+        code = 3
+    except* Exception:
+        logger.exception("stopped by an error")
+        code = 1
+    finally:
+        metrics.LEADER.set(0)
+        if elector is not None:
+            await elector.release()
+        await server.stop()
+        await api.aclose()
+        await lease_api.aclose()
+    return code
+
+
+async def _work(operator: Operator, elector: Elector | None, stop: asyncio.Event) -> None:
+    async with asyncio.TaskGroup() as group:
+        hold = group.create_task(elector.hold(), name="lease") if elector else None
+        await operator.run(stop)
+        if hold is not None:
+            hold.cancel()
+
+
+async def _acquired(elector: Elector, stop: asyncio.Event) -> bool:
+    """Whether we lead, before somebody stops us."""
+    acquire, stopped = asyncio.ensure_future(elector.acquire()), asyncio.ensure_future(stop.wait())
+    done, pending = await asyncio.wait((acquire, stopped), return_when=asyncio.FIRST_COMPLETED)
+    for task in pending:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+    return acquire in done and acquire.result() is None
+
+
+async def _has_pod_monitors(api: Api) -> bool:
+    try:
+        found = await api.request("GET", "/apis")
+    except ApiError as error:
+        logger.warning("the API groups cannot be read, no PodMonitors are made: %s", error)
+        return False
+    return any(group["name"] == POD_MONITOR.group for group in found["groups"])
+
+
+def _options(command: Any) -> Any:
+    for option in reversed(OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(
+    context_settings={"auto_envvar_prefix": ENV_PREFIX, "max_content_width": 100},
+    epilog="Every flag can be given in the environment. The cluster is the one that the pod runs "
+    "in, or that KUBECONFIG names.",
+)
+@click.version_option(__version__)
+@_options
+def main(**options: Any) -> None:
+    """Run LlamaDeploy's Kubernetes operator.
+
+    It makes the pods, Services and so on of the custom resources Deployment (ldep) and
+    WorkflowService (wfs), and keeps them so. Run two replicas: one works, the other takes over
+    within 20 seconds.
+    """
+    settings = from_options(options, pod_namespace=own_namespace())
+    configure_logging(settings.log_format, settings.log_level)
+    logging.getLogger("kopf").setLevel(logging.WARNING)
+    code = asyncio.run(operate(settings))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: nothing that hangs in a thread or at exit may keep a former leader alive.
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""What the watches have told of the cluster, small enough for tens of thousands of objects."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from llamadeploy.spec.manifest import API_VERSION
+from llamadeploy_operator import names
+from llamadeploy_operator.cluster.kinds import Kind
+
+Json = dict[str, Any]
+
+
+class ObjectKey(NamedTuple):
+    """An object of the cluster."""
+
+    kind: Kind
+    namespace: str
+    name: str
+
+
+class _Entry(NamedTuple):
+    uid: str
+    version: str
+    owner_uid: str
+    labels: tuple[str, str]
+    packed: bytes
+
+
+class Cache:
+    """The last state of each watched object, compressed (about 1 KB for a workload).
+
+    Results of our own writes come in too; a watch event that is older than they are is ignored.
+    """
+
+    def __init__(self) -> None:
+        self._entries: dict[ObjectKey, _Entry] = {}
+        self._by_owner: defaultdict[str, set[ObjectKey]] = defaultdict(set)
+        self._by_label: defaultdict[tuple[Kind, str, str], set[ObjectKey]] = defaultdict(set)
+        self._by_namespace: defaultdict[tuple[Kind, str], set[ObjectKey]] = defaultdict(set)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def put(self, kind: Kind, body: Mapping[str, Any]) -> ObjectKey:
+        """Remember an object, unless a newer state of it is known."""
+        metadata = body["metadata"]
+        key = ObjectKey(kind, metadata["namespace"], metadata["name"])
+        known = self._entries.get(key)
+        version = metadata["resourceVersion"]
+        if known is not None:
+            if known.uid == metadata["uid"] and not _newer(version, known.version):
+                return key
+            self._unlink(key, known)
+        packed = zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1)
+        labels = metadata.get("labels") or {}
+        indexed = (
+            labels.get(names.DEPLOYMENT_LABEL, ""),
+            labels.get(names.WORKFLOW_SERVICE_LABEL, ""),
+        )
+        entry = _Entry(metadata["uid"], version, controller_uid(metadata), indexed, packed)
+        self._entries[key] = entry
+        for value in set(indexed) - {""}:
+            self._by_label[kind, key.namespace, value].add(key)
+        self._by_namespace[kind, key.namespace].add(key)
+        if entry.owner_uid:
+            self._by_owner[entry.owner_uid].add(key)
+        return key
+
+    def drop(self, key: ObjectKey, uid: str | None = None) -> None:
+        """Forget an object that is gone; with ``uid`` only that incarnation of it."""
+        known = self._entries.get(key)
+        if known is not None and uid in (None, known.uid):
+            self._unlink(key, known)
+            del self._entries[key]
+
+    def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
+        """A fresh copy of an object, or ``None`` where there is none."""
+        entry = self._entries.get(ObjectKey(kind, namespace, name))
+        return _unpack(entry) if entry else None
+
+    def version(self, kind: Kind, namespace: str, name: str) -> str | None:
+        """The resourceVersion of an object, or ``None`` where there is none."""
+        entry = self._entries.get(ObjectKey(kind, namespace, name))
+        return entry.version if entry else None
+
+    def keys(self, kind: Kind, namespace: str | None = None) -> list[ObjectKey]:
+        """All objects of a kind, in one namespace or in all."""
+        if namespace is not None:
+            return list(self._by_namespace.get((kind, namespace), ()))
+        return [key for key in self._entries if key.kind == kind]
+
+    def objects(self, kind: Kind, namespace: str) -> Iterator[Json]:
+        """Copies of all objects of a kind in a namespace."""
+        for key in self.keys(kind, namespace):
+            yield _unpack(self._entries[key])
+
+    def owned_by(self, uid: str) -> Collection[ObjectKey]:
+        """The objects whose controller has this uid."""
+        return list(self._by_owner.get(uid, ()))
+
+    def uid(self, key: ObjectKey) -> str | None:
+        """The uid of an object, or ``None`` where there is none."""
+        entry = self._entries.get(key)
+        return entry.uid if entry else None
+
+    def labelled(self, kind: Kind, namespace: str, label: str, value: str) -> list[ObjectKey]:
+        """Objects with ``names.DEPLOYMENT_LABEL`` or ``names.WORKFLOW_SERVICE_LABEL``."""
+        which = (names.DEPLOYMENT_LABEL, names.WORKFLOW_SERVICE_LABEL).index(label)
+        found = self._by_label.get((kind, namespace, value), ())
+        return sorted(key for key in found if self._entries[key].labels[which] == value)
+
+    def _unlink(self, key: ObjectKey, entry: _Entry) -> None:
+        _discard(self._by_owner, entry.owner_uid, key)
+        _discard(self._by_namespace, (key.kind, key.namespace), key)
+        for value in set(entry.labels) - {""}:
+            _discard(self._by_label, (key.kind, key.namespace, value), key)
+
+
+def _discard(index: dict[Any, set[ObjectKey]], value: Any, key: ObjectKey) -> None:
+    members = index.get(value)
+    if members is not None:
+        members.discard(key)
+        if not members:
+            del index[value]
+
+
+def controller(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The reference to the custom resource of ours that controls an object."""
+    for reference in metadata.get("ownerReferences") or ():
+        if reference.get("controller") and reference["apiVersion"] == API_VERSION:
+            found: Mapping[str, Any] = reference
+            return found
+    return None
+
+
+def controller_uid(metadata: Mapping[str, Any]) -> str:
+    """The uid in :func:`controller`, or an empty string."""
+    found = controller(metadata)
+    return found["uid"] if found else ""
+
+
+def _unpack(entry: _Entry) -> Json:
+    body: Json = json.loads(zlib.decompress(entry.packed))
+    return body
+
+
+def _newer(version: str, known: str) -> bool:
+    # Comparable as numbers since Kubernetes 1.35 says so, and in fact since etcd 3.
+    try:
+        return int(version) > int(known)
+    except ValueError:
+        return True

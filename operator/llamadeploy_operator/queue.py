@@ -1,0 +1,145 @@
+"""Keys that wait to be reconciled: each once, one run of a key at a time, retried with backoff.
+
+Pure asyncio; knows nothing of Kubernetes. What a key means is the worker's matter.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+logger = logging.getLogger(__name__)
+
+Key = TypeVar("Key", bound=Hashable)
+
+#: Seconds before the first retry; doubled for each further one, up to the limit.
+RETRY_FIRST = 0.5
+RETRY_LIMIT = 120.0
+
+
+@dataclass(frozen=True)
+class Backoff:
+    """How long a failing key waits: ``first * 2**n`` seconds up to ``limit``, plus up to 20 %.
+
+    The jitter keeps a thousand keys, which failed together, from coming back together.
+    """
+
+    first: float = RETRY_FIRST
+    limit: float = RETRY_LIMIT
+    jitter: float = 0.2
+
+    def delay(self, failures: int) -> float:
+        """Seconds to wait after the ``failures``-th failure in a row (1 or more)."""
+        # Far beyond the limit already; a bigger exponent would only overflow.
+        exponent = min(failures - 1, 32)
+        base = min(self.first * 2.0**exponent, self.limit)
+        return base * (1.0 + random.uniform(0.0, self.jitter))  # noqa: S311
+
+
+class ReconcileQueue(Generic[Key]):
+    """A set of due keys with the order of their arrival.
+
+    ``add`` may be called as often as one likes: a key that already waits is not queued twice, and
+    a key that is being worked on is worked on once more afterwards, so that the last change is
+    always seen. The worker returns the seconds after which it wants to look again, or ``None``;
+    an exception is logged and retried with ``backoff``, which a success resets.
+    """
+
+    def __init__(
+        self,
+        worker: Callable[[Key], Awaitable[float | None]],
+        *,
+        concurrency: int = 8,
+        backoff: Backoff | None = None,
+    ) -> None:
+        self._worker = worker
+        self._concurrency = concurrency
+        self._backoff = backoff or Backoff()
+        self._ready: asyncio.Queue[Key] = asyncio.Queue()
+        self._queued: set[Key] = set()
+        self._running: set[Key] = set()
+        self._again: set[Key] = set()
+        self._timers: dict[Key, asyncio.TimerHandle] = {}
+        self._failures: dict[Key, int] = {}
+
+    def depth(self) -> int:
+        """Keys that could be worked on now; those that wait for their time do not count."""
+        return self._ready.qsize() + len(self._again)
+
+    def busy(self) -> int:
+        """Keys that are being worked on at this moment."""
+        return len(self._running)
+
+    def delayed(self) -> int:
+        """Keys that wait for their time."""
+        return len(self._timers)
+
+    def add(self, key: Key, delay: float = 0.0) -> None:
+        """Let ``key`` be worked on, at once or in ``delay`` seconds.
+
+        Of several delays the earliest counts: a later ``add`` never postpones a key.
+        """
+        if delay > 0:
+            self._add_later(key, delay)
+            return
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+        if key in self._running:
+            self._again.add(key)
+        elif key not in self._queued:
+            self._queued.add(key)
+            self._ready.put_nowait(key)
+
+    def _add_later(self, key: Key, delay: float) -> None:
+        if key in self._queued or key in self._again:
+            return
+        loop = asyncio.get_running_loop()
+        timer = self._timers.get(key)
+        if timer is not None:
+            if timer.when() <= loop.time() + delay:
+                return
+            timer.cancel()
+        self._timers[key] = loop.call_later(delay, self.add, key)
+
+    def forget(self, key: Key) -> None:
+        """Drop what is remembered of a key whose object is gone: its failures and its timer."""
+        self._failures.pop(key, None)
+        if timer := self._timers.pop(key, None):
+            timer.cancel()
+
+    async def run(self) -> None:
+        """Work until cancelled, with at most ``concurrency`` keys at a time."""
+        async with asyncio.TaskGroup() as group:
+            for number in range(self._concurrency):
+                group.create_task(self._work(), name=f"reconcile-{number}")
+
+    async def _work(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._queued.discard(key)
+            self._running.add(key)
+            try:
+                await self._once(key)
+            finally:
+                self._running.discard(key)
+                if key in self._again:
+                    self._again.discard(key)
+                    self.add(key)
+
+    async def _once(self, key: Key) -> None:
+        try:
+            again_in = await self._worker(key)
+        except Exception:
+            failures = self._failures.get(key, 0) + 1
+            self._failures[key] = failures
+            delay = self._backoff.delay(failures)
+            logger.exception("%s: failed %d times, next try in %.1f s", key, failures, delay)
+            self._add_later(key, delay)
+            return
+        self._failures.pop(key, None)
+        if again_in is not None:
+            self._add_later(key, again_in)
