@@ -41,7 +41,8 @@ RUN apt-get update \
 COPY --from=build /opt/llamadeploy /opt/llamadeploy
 ENV PATH=/opt/llamadeploy/bin:${PATH} HOME=/home/llamadeploy \
     PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-WORKDIR /home/llamadeploy
+# Not the home, over which a pod mounts a volume: images with a service of their own put it here.
+WORKDIR /app
 USER 65532:65532
 EXPOSE 8000 8001 9090 4501
 CMD ["llamadeploy", "--help"]

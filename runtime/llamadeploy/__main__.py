@@ -19,6 +19,14 @@ _ENTRY_POINTS = {
         "llamadeploy.orchestration.process",
         "Do what follows from tasks, where queue and store are shared.",
     ),
+    "prepare": (
+        "llamadeploy.preparing.prepare",
+        "Put a service's source and dependencies in place (in a pod).",
+    ),
+    "resolve": (
+        "llamadeploy.preparing.resolve",
+        "Print the commit and the locked dependencies of a source (in a pod).",
+    ),
     "rotate-keys": (
         "llamadeploy.api_server.keys",
         "Give a deployment of this machine a new signing key.",

@@ -12,6 +12,10 @@ from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.settings import ApiserverSettings, PodSettings, load_settings, variable
 from llamadeploy.types import SessionPolicy
 
+OUR_NAMES = """
+CORS_ORIGINS DRAIN_SECONDS PARENT_FD QUEUE_ACCESS_KEY_ID QUEUE_PASSWORD QUEUE_SECRET_ACCESS_KEY
+RETENTION_SECONDS STATE_STORE_PASSWORD WORKER_ID
+"""
 API_NAMES = """
     DEPLOYMENT NAMESPACE SERVICE REPLICA QUEUE_TYPE QUEUE_URL QUEUE_OPTIONS STATE_STORE_URI
     CONTROL_PLANE_URL DEFAULT_SERVICE WORKFLOW_PATH SOURCE_DIR SIGNING_KEYS API_TOKEN
@@ -54,9 +58,9 @@ def test_what_is_written_is_read_back(settings: PodSettings) -> None:
     assert PodSettings.from_env(settings.to_environ()) == settings
 
 
-def test_every_shared_name_is_a_field_and_the_three_others_are_our_own() -> None:
+def test_every_shared_name_is_a_field_and_the_others_are_our_own() -> None:
     names = {variable(name).removeprefix("LLAMADEPLOY_") for name in PodSettings.model_fields}
-    assert names == {*API_NAMES.split(), "PARENT_FD", "RETENTION_SECONDS", "WORKER_ID"}
+    assert names == {*API_NAMES.split(), *OUR_NAMES.split()}
 
 
 def test_nothing_but_our_names_is_read() -> None:

@@ -105,7 +105,9 @@ async def serve(
             name=settings.deployment,
             namespace=settings.namespace,
             config=ControlPlaneConfig.without_environment(
-                topic_namespace=settings.namespace, port=address.port
+                topic_namespace=settings.namespace,
+                port=address.port,
+                cors_origins=settings.cors_origins,
             ),
             retention=settings.retention_seconds,
             default_service=settings.default_service,

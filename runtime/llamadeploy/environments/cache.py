@@ -93,23 +93,29 @@ class EnvironmentCache:
         dependencies: Dependencies,
         cancellation: Cancellation,
         progress: Callable[[str], None],
+        after: Dependencies | None = None,
     ) -> Environment:
         """The environment with ``dependencies``; built where there is none, else nothing is run.
 
         Two callers with the same set build it once.
+
+        Args:
+            after: installed when they are: what cannot be in one run with them.
 
         Raises:
             DeploymentError: it cannot be built; the message has the installer's last lines.
             ConfigurationError: there is no installer.
             CommandCancelledError: ``cancellation`` was cancelled.
         """
-        key = environment_key(dependencies)
+        key = environment_key(dependencies, after)
         if found := self.find(key):
             return found
         try:
             self.root.mkdir(parents=True, exist_ok=True, mode=0o700)
             with self._locked(key, cancellation, progress):
-                return self.find(key) or self._build(key, dependencies, cancellation, progress)
+                return self.find(key) or self._build(
+                    key, dependencies, cancellation, progress, after
+                )
         except OSError as error:
             raise DeploymentError(
                 f"python-dependencies: the environment cannot be made: {error}; "
@@ -140,6 +146,7 @@ class EnvironmentCache:
         dependencies: Dependencies,
         cancellation: Cancellation,
         progress: Callable[[str], None],
+        after: Dependencies | None,
     ) -> Environment:
         for left in self.root.glob(f"{key}.*"):
             if _is_environment(left) and left.resolve() != (self.root / key).resolve():
@@ -149,7 +156,7 @@ class EnvironmentCache:
         try:
             build = _Build(Environment(key, folder), installer, self.root / "cache",
                            cancellation, progress)  # fmt: skip
-            build.run(dependencies)
+            build.run(dependencies, after)
         except BaseException:
             shutil.rmtree(folder, ignore_errors=True)
             raise
@@ -199,15 +206,16 @@ class _Build:
     cancellation: Cancellation
     progress: Callable[[str], None]
 
-    def run(self, dependencies: Dependencies) -> None:
+    def run(self, dependencies: Dependencies, after: Dependencies | None = None) -> None:
         """Make the environment, install into it, and see whether a worker would start in it."""
         folder = self.environment.folder
         venv.EnvBuilder(symlinks=True, with_pip=False).create(folder)
         scratch = folder / "build"
-        scratch.mkdir(mode=0o700)
-        if dependencies.lines or dependencies.packages or dependencies.options:
-            self._install(dependencies, scratch)
-        shutil.rmtree(scratch)
+        for wanted in (dependencies, after):
+            if wanted and (wanted.lines or wanted.packages or wanted.options):
+                scratch.mkdir(mode=0o700)
+                self._install(wanted, scratch)
+                shutil.rmtree(scratch)
         write_pth(_site_packages(folder))
         self._try_out()
 
@@ -263,9 +271,9 @@ class _Build:
         return code, [without_logins(line) for line in lines]
 
 
-def environment_key(dependencies: Dependencies) -> str:
+def environment_key(dependencies: Dependencies, after: Dependencies | None = None) -> str:
     """Names the environment of a set, for this runtime: 32 hexadecimal digits."""
-    text = f"{dependencies.digest}\0{runtime_id()}"
+    text = f"{dependencies.digest}\0{runtime_id()}" + (f"\0{after.digest}" if after else "")
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 

@@ -26,6 +26,7 @@ from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.metrics.deployment import DeploymentMetrics
 from llamadeploy.metrics.instruments import Family
 from llamadeploy.metrics.worker import WorkerMetrics
+from llamadeploy.prepared import prepared_variables
 from llamadeploy.settings import METRICS_PORT, PodSettings, forget_secrets
 from llamadeploy.state_stores.registry import is_shared, open_store
 from llamadeploy.types import ServiceDefinition, ServiceOptions
@@ -35,7 +36,7 @@ from llamadeploy.worker.control_plane_client import ControlPlaneClient
 from llamadeploy.worker.direct_store import DirectExecutionStore
 from llamadeploy.worker.health import HealthServer
 from llamadeploy.worker.remote_store import RemoteExecutionStore
-from llamadeploy.worker.worker import LEASE, Worker
+from llamadeploy.worker.worker import DRAIN_GRACE, LEASE, Worker
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +61,8 @@ def main() -> NoReturn:
     try:
         settings = PodSettings.from_env()
         forget_secrets(os.environ)
+        if settings.source_dir is not None:
+            os.environ.update(prepared_variables(settings.source_dir))
         configure_logging(settings.log_format, settings.log_level)
         code = run_worker(settings)
     except LlamaDeployError as error:
@@ -140,6 +143,7 @@ class WorkerProcess:
             worker_id=worker_id,
             max_concurrent_tasks=settings.max_concurrent_tasks,
             lease=lease,
+            drain_grace=settings.drain_seconds or DRAIN_GRACE,
         )
         self._health: HealthServer | None = None
         self._ready_fd = _number(environ, READY_FD)
