@@ -13,7 +13,7 @@ import os
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from fastapi import FastAPI
 
@@ -23,8 +23,9 @@ from llamadeploy.exceptions import (
     QueueUnavailableError,
     StoreUnavailableError,
 )
-from llamadeploy.http.serving import HttpServer, probe_routes
+from llamadeploy.http.serving import Check, HttpServer, probe_routes
 from llamadeploy.logs import configure_logging
+from llamadeploy.metrics.deployment import Collect
 from llamadeploy.metrics.instruments import Family
 from llamadeploy.metrics.route import metrics_router
 from llamadeploy.settings import METRICS_PORT, PodSettings
@@ -38,18 +39,6 @@ MOST_PAUSE_SECONDS = 2.0
 _T = TypeVar("_T")
 
 
-class Inspected(Protocol):
-    """What probes ask; a control plane is one."""
-
-    async def problems(self) -> Sequence[str]:
-        """Why it is not ready, empty when it is."""
-        ...
-
-    async def metrics(self) -> list[Family]:
-        """What there is to be measured."""
-        ...
-
-
 class Probes:
     """``/healthz``, ``/readyz`` and ``/metrics`` of a process, from its first moment on.
 
@@ -61,11 +50,14 @@ class Probes:
     def __init__(self, host: str, port: int | None) -> None:
         self._host = host
         self._port = port
-        self._inspected: Inspected | None = None
         self._waits = "the process is starting"
+        self._ready: Check = self._waiting
+        self._warnings: Check = _nothing
+        self._collect: Collect = _no_metrics
         self._app = FastAPI(openapi_url=None)
-        self._app.include_router(probe_routes(self._problems))
-        self._app.include_router(metrics_router(self._metrics))
+        # By name: what they ask changes once the process has started.
+        self._app.include_router(probe_routes(lambda: self._ready(), lambda: self._warnings()))
+        self._app.include_router(metrics_router(lambda: self._collect()))
         self._server: HttpServer | None = None
 
     @property
@@ -96,18 +88,30 @@ class Probes:
             await self._server.stop(0)
 
     def wait_for(self, reason: str) -> None:
-        """Why there is nothing to inspect yet."""
+        """Why it has not started yet."""
         self._waits = reason
 
-    def inspect(self, inspected: Inspected) -> None:
-        """From now on tell how this is."""
-        self._inspected = inspected
+    def ask(self, ready: Check, metrics: Collect, warnings: Check | None = None) -> None:
+        """From now on they answer.
 
-    async def _problems(self) -> Sequence[str]:
-        return [self._waits] if self._inspected is None else await self._inspected.problems()
+        Args:
+            ready: why the process cannot do its work, empty when it can.
+            metrics: what there is to be measured.
+            warnings: what is wrong although it can.
+        """
+        self._ready, self._collect = ready, metrics
+        self._warnings = warnings or _nothing
 
-    async def _metrics(self) -> list[Family]:
-        return [] if self._inspected is None else await self._inspected.metrics()
+    async def _waiting(self) -> Sequence[str]:
+        return [self._waits]
+
+
+async def _nothing() -> Sequence[str]:
+    return []
+
+
+async def _no_metrics() -> list[Family]:
+    return []
 
 
 async def until_up(

@@ -69,7 +69,7 @@ def control_plane_app(
         status_router(control_plane),
         dead_letters_router(the_only(control_plane)),
         service_operations_router(the_only(control_plane)),
-        probe_routes(control_plane.problems),
+        probe_routes(control_plane.obstacles, control_plane.queue_trouble),
         metrics_router(control_plane.metrics),
     ):
         app.include_router(router)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from llamadeploy.control_plane.calls import Calls
@@ -56,6 +57,10 @@ from llamadeploy.types import (
 from llamadeploy.worker.operations import invoke
 
 log = logging.getLogger(__name__)
+
+
+PING_SECONDS = 3.0
+"""What store and queue get to answer a readiness check, which itself has five."""
 
 
 class ControlPlane:
@@ -165,16 +170,20 @@ class ControlPlane:
         await self._outbox.aclose()
 
     async def problems(self) -> list[str]:
-        """Why it is not ready, empty when it is."""
+        """What is wrong, empty where all is well."""
+        obstacles, trouble = await asyncio.gather(self.obstacles(), self.queue_trouble())
+        return [*obstacles, *trouble]
+
+    async def obstacles(self) -> list[str]:
+        """Why it cannot take tasks, empty when it can: for that it needs its store alone."""
         found = [] if self._running else ["the control plane is not running"]
         if self._orchestration is not None:
             found += self._orchestration.problems()
-        for label, check in (("state store", self.store.ping), ("queue", self.queue.ping)):
-            try:
-                await check()
-            except LlamaDeployError as error:
-                found.append(f"{label}: {error}")
-        return found
+        return found + await _unanswered("state store", self.store.ping)
+
+    async def queue_trouble(self) -> list[str]:
+        """Why tasks wait in the outbox, empty when the queue takes them."""
+        return await _unanswered("queue", self.queue.ping)
 
     async def metrics(self) -> list[Family]:
         """What happened since this object was made, and how things stand now."""
@@ -478,3 +487,14 @@ class ControlPlane:
         """Something may be due for repair; orchestrators elsewhere find it by themselves."""
         if self._orchestration is not None:
             self._orchestration.wake()
+
+
+async def _unanswered(label: str, ping: Callable[[], Awaitable[None]]) -> list[str]:
+    try:
+        async with asyncio.timeout(PING_SECONDS):
+            await ping()
+    except TimeoutError:
+        return [f"{label}: it did not answer within {PING_SECONDS:g} s"]
+    except LlamaDeployError as error:
+        return [f"{label}: {error}"]
+    return []

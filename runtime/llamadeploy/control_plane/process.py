@@ -121,7 +121,7 @@ async def serve(
             )
         stack.push_async_callback(control_plane.stop)
         await until_up(control_plane.start, probes, stop)
-        probes.inspect(control_plane)
+        probes.ask(control_plane.obstacles, control_plane.metrics, control_plane.queue_trouble)
         app = control_plane_app(control_plane, token=_secret(settings.api_token))
         server = HttpServer(app, address.host, address.port, setting="the control plane's port")
         await server.start()

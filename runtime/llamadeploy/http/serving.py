@@ -313,12 +313,16 @@ async def _unauthorised(scope: Scope, receive: Receive, send: Send) -> None:
     await reply(scope, receive, send)
 
 
-def probe_routes(ready: Callable[[], Awaitable[Sequence[str]]]) -> APIRouter:
+Check = Callable[[], Awaitable[Sequence[str]]]
+
+
+def probe_routes(ready: Check, warnings: Check | None = None) -> APIRouter:
     """``GET /healthz`` (the process answers) and ``GET /readyz`` (it can do its work).
 
     Args:
         ready: returns the reasons why not, empty when ready; a failing or slow check counts as
             not ready. The reasons go to whoever asks, so they hold no secrets.
+        warnings: what is wrong although it is ready; shown next to the reasons.
     """
     router = APIRouter()
 
@@ -328,15 +332,19 @@ def probe_routes(ready: Callable[[], Awaitable[Sequence[str]]]) -> APIRouter:
 
     @router.get("/readyz", include_in_schema=False)
     async def readyz() -> JSONResponse:
-        reasons = await _reasons(ready)
+        if warnings is None:
+            reasons, more = await _reasons(ready), {}
+        else:
+            reasons, found = await asyncio.gather(_reasons(ready), _reasons(warnings))
+            more = {"warnings": found}
         if reasons:
-            return JSONResponse({"status": "not ready", "reasons": reasons}, status_code=503)
-        return JSONResponse({"status": "ok", "reasons": []})
+            return JSONResponse({"status": "not ready", "reasons": reasons, **more}, 503)
+        return JSONResponse({"status": "ok", "reasons": [], **more})
 
     return router
 
 
-async def _reasons(ready: Callable[[], Awaitable[Sequence[str]]]) -> list[str]:
+async def _reasons(ready: Check) -> list[str]:
     try:
         return list(await asyncio.wait_for(ready(), READINESS_SECONDS))
     except TimeoutError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import Any
 
@@ -20,6 +21,12 @@ ROUTE = "route"
 """Kind of a row that asks for an orchestrator's decision."""
 
 PublishCallback = Callable[[QueueMessage], Awaitable[Any]]
+
+HANG_SECONDS = 1.0
+"""A queue that takes longer than this to refuse a message hangs ..."""
+
+SPARE_SECONDS = 2.0
+"""... and is spared for so long: rows stay in the outbox, and nobody waits for it."""
 
 FLUSH_SECONDS = 0.2
 """For how long published rows are collected before one call deletes those whose tasks have not
@@ -51,6 +58,7 @@ class Outbox:
         self._publisher_id = publisher_id
         self._wake = wake
         self._on_publish = on_publish
+        self._spared_until = float("-inf")
         self._published: dict[str, list[int]] = {}
         self._flushing: asyncio.Task[None] | None = None
 
@@ -59,10 +67,7 @@ class Outbox:
         sent = 0
         for row in rows:
             message = self._message(row)
-            try:
-                await self._queue.publish(self._topic(row), message)
-            except QueueError as error:
-                log.warning("message %s stays in the outbox: %s", row.message_id, error)
+            if not await self._publish(self._topic(row), message):
                 self._wake()
                 continue
             sent += 1
@@ -74,6 +79,21 @@ class Outbox:
         if self._published and self._flushing is None:
             self._flushing = asyncio.create_task(self._flush_later())
         return sent
+
+    async def _publish(self, topic: str, message: QueueMessage) -> bool:
+        """False: the queue did not take it."""
+        asked = time.monotonic()
+        if asked < self._spared_until:
+            return False
+        try:
+            await self._queue.publish(topic, message)
+        except QueueError as error:
+            log.warning("message %s of topic %s was not published: %s", message.id_, topic, error)
+            now = time.monotonic()
+            if now - asked > HANG_SECONDS:
+                self._spared_until = now + SPARE_SECONDS
+            return False
+        return True
 
     def started(self, task_id: str) -> None:
         """The task was started, so the store has deleted its row."""
@@ -93,10 +113,7 @@ class Outbox:
                 type=worker_id,
                 data={"task_id": task_id, "seq": seq},
             )
-            try:
-                await self._queue.publish(inbox_topic(self._namespace, worker_id), message)
-            except QueueError as error:
-                log.info("nudge of worker %s was lost: %s", worker_id, error)
+            await self._publish(inbox_topic(self._namespace, worker_id), message)
 
     async def aclose(self) -> None:
         """Delete the rows that were published."""

@@ -76,7 +76,7 @@ async def serve(
         )
         stack.push_async_callback(plane.stop)
         await until_up(plane.start, probes, stop)
-        probes.inspect(plane)
+        probes.ask(plane.problems, plane.metrics)
         log.info("orchestrator of %s works; probes on port %d", settings.deployment, probes.port)
         if on_ready is not None:
             on_ready(probes.port)

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable
 
-from llamadeploy.exceptions import LlamaDeployError
+from llamadeploy.exceptions import LlamaDeployError, QueueError
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
@@ -105,8 +105,14 @@ class RepairLoop:
 
     async def _resend(self) -> float | None:
         backlog = False
-        for topic in await self._topics():
-            backlog = backlog or await self._queue.depth(topic) > 0
+        topics = await self._topics()
+        try:
+            for topic in topics:
+                backlog = backlog or await self._queue.depth(topic) > 0
+        except QueueError as error:
+            # What the store knows to be lost or out of time is repaired all the same.
+            log.warning("nothing is published again now: %s", error)
+            return None
         durable = self._queue.capabilities.durable
         if backlog:
             return None if durable else BACKLOG_RESEND_SECONDS

@@ -66,12 +66,19 @@ class Backend:
     namespace: str
 
 
+@pytest.fixture
+def redis_backend(redis_server: Any, unique: str) -> Backend:
+    """Redis as both."""
+    uri = redis_server.uri
+    return Backend("redis", uri, uri, {"exclusive_mode": True}, f"ns.{unique}")
+
+
 @pytest.fixture(params=["redis", "rabbitmq"])
 def backend(request: pytest.FixtureRequest, unique: str) -> Backend:
     """{Redis + Redis, RabbitMQ + PostgreSQL}, shared by the test run, a namespace alone."""
     if request.param == "redis":
-        uri = request.getfixturevalue("redis_server").uri
-        return Backend("redis", uri, uri, {"exclusive_mode": True}, f"ns.{unique}")
+        found: Backend = request.getfixturevalue("redis_backend")
+        return found
     vhost = request.getfixturevalue("rabbitmq_vhost")
     url = request.getfixturevalue("rabbitmq_server").url(vhost)
     store = request.getfixturevalue("postgresql_server").uri
@@ -79,11 +86,11 @@ def backend(request: pytest.FixtureRequest, unique: str) -> Backend:
 
 
 @pytest.fixture
-async def deploy(tmp_path: Path, backend: Backend) -> AsyncIterator[Callable[..., Any]]:
-    """Starts a deployment of processes; they end with the test."""
+async def deploy(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
+    """Starts a deployment of processes on a backend; they end with the test."""
     async with AsyncExitStack() as stack:
 
-        async def start(backend: Backend = backend, **options: Any) -> Cluster:
+        async def start(backend: Backend, **options: Any) -> Cluster:
             folder = tmp_path / backend.namespace
             folder.mkdir(exist_ok=True)
             options = {"services": {"work": {}}, "namespace": backend.namespace, **options}

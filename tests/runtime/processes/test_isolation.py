@@ -26,7 +26,7 @@ async def test_neighbours_see_nothing_of_each_other_and_purge_takes_one(
 ) -> None:
     # One's name is the beginning of the other's.
     other = replace(backend, namespace=f"{backend.namespace}2")
-    one, two = await asyncio.gather(deploy(), deploy(other))
+    one, two = await asyncio.gather(deploy(backend), deploy(other))
     (first,), (second,) = apis(one), apis(two)
     mine = [await first.create(number=n) for n in range(4)]
     theirs = [await second.create(number=n) for n in range(10, 14)]

@@ -19,8 +19,12 @@ ANSWER = json.dumps(
 
 
 @pytest.mark.rule(6, 12)
-async def test_clients_may_use_any_control_plane(deploy: Any, apis: Any, until: Any) -> None:
-    cluster = await deploy(control_planes=3, orchestrators=2, services={"work": {"replicas": 2}})
+async def test_clients_may_use_any_control_plane(
+    deploy: Any, apis: Any, until: Any, backend: Any
+) -> None:
+    cluster = await deploy(
+        backend, control_planes=3, orchestrators=2, services={"work": {"replicas": 2}}
+    )
     first, second, third = apis(cluster)
     # Created on one, streamed on another, answered on a third, waited for on any.
     session, task = await first.create(number=1, ticks=3, ask=True)
@@ -47,9 +51,11 @@ async def test_clients_may_use_any_control_plane(deploy: Any, apis: Any, until: 
     assert await third.state(session, task) == "cancelled"
 
 
-async def test_control_planes_embed_no_loops(deploy: Any, apis: Any, until: Any) -> None:
+async def test_control_planes_embed_no_loops(
+    deploy: Any, apis: Any, until: Any, backend: Any
+) -> None:
     """What nobody started is an orchestrator's to find: without one it stays, with one it runs."""
-    cluster = await deploy(orchestrators=0)
+    cluster = await deploy(backend, orchestrators=0)
     (api,) = apis(cluster)
     (worker,) = cluster.workers["work"]
     session, task = await api.create(number=1, seconds=30)
@@ -66,8 +72,10 @@ async def test_control_planes_embed_no_loops(deploy: Any, apis: Any, until: Any)
 
 
 @pytest.mark.rule(14)
-async def test_a_calls_session_goes_with_its_caller(deploy: Any, apis: Any, until: Any) -> None:
-    cluster = await deploy(control_planes=2, services={"work": {}, "caller": {}})
+async def test_a_calls_session_goes_with_its_caller(
+    deploy: Any, apis: Any, until: Any, backend: Any
+) -> None:
+    cluster = await deploy(backend, control_planes=2, services={"work": {}, "caller": {}})
     first, second = apis(cluster)
     session, task = await first.create(service="caller", number=7)
     assert await second.result(session, task) == "it says done 7"
