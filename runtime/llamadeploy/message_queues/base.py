@@ -95,6 +95,59 @@ class Consumer(Protocol):
     ) -> None: ...
 
 
+class DeadDelivery(Protocol):
+    """A message that the queue has given up, in the hands of one consumer."""
+
+    @property
+    def body(self) -> bytes:
+        """As it was published; it may be anything."""
+        ...
+
+    @property
+    def reason(self) -> str:
+        """Why it was given up, for people."""
+        ...
+
+    @property
+    def topic(self) -> str:
+        """The topic it was published to."""
+        ...
+
+    async def ack(self) -> None:
+        """Dealt with: forget it. See :meth:`Delivery.ack`."""
+        ...
+
+    async def nack(self) -> None:
+        """Keep it, for any consumer. See :meth:`Delivery.nack`."""
+        ...
+
+
+@runtime_checkable
+class DeadLetterConsumer(Protocol):
+    """Like a :class:`Consumer`, of what the queue gave up."""
+
+    def __aiter__(self) -> AsyncIterator[DeadDelivery]: ...
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None: ...
+
+
+@runtime_checkable
+class KeepsDeadLetters(Protocol):
+    """A message queue that puts aside, by itself, what cannot be read or comes back too often. The
+    orchestrator consumes it and writes the errors of the tasks."""
+
+    def dead_letters(self, topic: str, *, prefetch: int = 1) -> DeadLetterConsumer:
+        """Subscribe to what the topic gave up."""
+        ...
+
+
 class MessageQueue(Protocol):
     """One adapter; made by :func:`llamadeploy.message_queues.registry.open_queue`."""
 

@@ -6,9 +6,10 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 
-from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.message_queues.base import KeepsDeadLetters, MessageQueue
 from llamadeploy.messages import QueueMessage, topic_name
 from llamadeploy.orchestration.consumer import MessageLoop
+from llamadeploy.orchestration.dead_letter_loop import DeadLetterLoop
 from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.orchestration.repair import RepairLoop
 from llamadeploy.orchestration.retention import sweep_forever
@@ -54,15 +55,22 @@ class Orchestration:
         self._repair = RepairLoop(store, queue, outbox, self._topics)
         topic = topic_name(namespace, CONTROL_PLANE_NAME)
         self._messages = MessageLoop(queue, store, topic, process)
+        self._dead_letters = (
+            DeadLetterLoop(store, queue, outbox, self._all_topics)
+            if isinstance(queue, KeepsDeadLetters)
+            else None
+        )
         self._loops: list[asyncio.Task[None]] = []
 
     def start(self) -> None:
         """Begin; a store or queue that is away is tried again."""
-        loops: tuple[tuple[str, Coroutine[None, None, None]], ...] = (
+        loops: list[tuple[str, Coroutine[None, None, None]]] = [
             ("repair", self._repair.run()),
             ("retention", sweep_forever(self._store, self._retention)),
             ("messages", self._messages.run()),
-        )
+        ]
+        if self._dead_letters is not None:
+            loops.append(("dead-letters", self._dead_letters.run()))
         self._loops = [
             asyncio.create_task(loop, name=f"{self._name}-{label}") for label, loop in loops
         ]
@@ -84,6 +92,9 @@ class Orchestration:
     def problems(self) -> list[str]:
         """Which loops do not run, empty when all do."""
         return [f"the {loop.get_name()} loop has ended" for loop in self._loops if loop.done()]
+
+    async def _all_topics(self) -> list[str]:
+        return [topic_name(self._namespace, CONTROL_PLANE_NAME), *await self._topics()]
 
     async def _topics(self) -> list[str]:
         return [topic_name(self._namespace, name) for name in await self._services()]

@@ -171,6 +171,11 @@ class StateStore(ExecutionStore, Protocol):
         """End a task from outside a lease (a ``completed_task`` message of a foreign service)."""
         ...
 
+    async def give_up(self, task_id: str, reason: str) -> Finished:
+        """End a task that is queued, so that nobody works on it, as failed, and put it among the
+        dead letters; not accepted in any other state, and of a task that does not exist."""
+        ...
+
     async def append_foreign_event(self, task_id: str, event: NewEvent) -> bool:
         """Append an event that comes without an attempt (a foreign service's ``task_stream``)."""
         ...

@@ -16,6 +16,7 @@ import pytest
 from llamadeploy.control_plane.app import control_plane_app
 from llamadeploy.control_plane.control_plane import ControlPlane
 from llamadeploy.http.serving import HttpServer
+from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.messages import ActionTypes, inbox_topic, topic_name
@@ -191,12 +192,13 @@ async def running_plane(
     orchestrator: Any = None,
     default_service: str | None = "echo",
     token: str | None = None,
+    queue: MessageQueue | None = None,
     **options: Any,
 ) -> AsyncIterator[Plane]:
     async with AsyncExitStack() as stack:
         store = await open_store(uri, NAMESPACE)
         stack.push_async_callback(store.aclose)
-        queue = LocalMessageQueue(Broker())
+        queue = queue or LocalMessageQueue(Broker())
         stack.push_async_callback(queue.aclose)
         control_plane = ControlPlane(
             store,

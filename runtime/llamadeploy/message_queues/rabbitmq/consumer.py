@@ -7,7 +7,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
 from llamadeploy.exceptions import QueueError, QueueUnavailableError
 from llamadeploy.message_queues.rabbitmq import link as links
@@ -28,25 +28,20 @@ subscribes again. RabbitMQ 3.10 can carry a subscription over to a queue that wa
 anew, and then delivers to nobody."""
 
 
-class RabbitMQDelivery:
-    """A message that this consumer holds while ``channel`` lives."""
+class Claim:
+    """A message that a consumer holds while ``channel`` lives."""
 
-    __slots__ = ("_consumer", "_settled", "channel", "message", "published_at", "tag")
+    __slots__ = ("_consumer", "_settled", "channel", "published_at", "tag")
 
     def __init__(
-        self,
-        consumer: RabbitMQConsumer,
-        channel: Channel,
-        tag: int,
-        message: QueueMessage,
-        published_at: int,
+        self, consumer: RabbitMQConsumer[Any], channel: Channel, delivered: DeliveredMessage
     ) -> None:
         self._consumer = consumer
         self._settled = False
         self.channel = channel
-        self.tag = tag
-        self.message = message
-        self.published_at = published_at
+        self.tag = delivered.delivery_tag or 0
+        published_at = headers_of(delivered).get(PUBLISHED_AT)
+        self.published_at = published_at if isinstance(published_at, int) else 0
 
     @property
     def topic(self) -> str:
@@ -67,9 +62,28 @@ class RabbitMQDelivery:
             await self._consumer.settle(self, back=True)
 
 
-class RabbitMQConsumer:
+class RabbitMQDelivery(Claim):
+    """A message of a topic. Raises ValueError where it cannot be read."""
+
+    __slots__ = ("message",)
+
+    def __init__(
+        self, consumer: RabbitMQConsumer[Any], channel: Channel, delivered: DeliveredMessage
+    ) -> None:
+        super().__init__(consumer, channel, delivered)
+        self.message: QueueMessage = wire.decode_message(delivered.body)
+
+
+C = TypeVar("C", bound=Claim)
+
+
+class RabbitMQConsumer(Generic[C]):
     """See ``base.Consumer``. While the server is away it tries again with growing delays; a
-    refusal (a wrong login) ends the iteration with its error."""
+    refusal (a wrong login) ends the iteration with its error.
+
+    Args:
+        claim: makes of a message what the consumer delivers; a ValueError makes it a dead letter.
+    """
 
     def __init__(
         self,
@@ -81,7 +95,8 @@ class RabbitMQConsumer:
         *,
         prefetch: int,
         ephemeral: bool,
-        left: Callable[[RabbitMQConsumer], None],
+        claim: Callable[[RabbitMQConsumer[Any], Channel, DeliveredMessage], C],
+        left: Callable[[RabbitMQConsumer[Any]], None],
     ) -> None:
         self.topic = topic
         self._link = link
@@ -90,11 +105,12 @@ class RabbitMQConsumer:
         self._census = census
         self._prefetch = prefetch
         self._ephemeral = ephemeral
+        self._claim = claim
         self._left = left
         self._channel: Channel | None = None
         self._consumer_tag = ""
-        self._held: dict[int, RabbitMQDelivery] = {}
-        self._buffer: deque[RabbitMQDelivery] = deque()
+        self._held: dict[int, C] = {}
+        self._buffer: deque[C] = deque()
         self._changed = asyncio.Event()
         self._cancelled = asyncio.Event()
         self._delivered = 0
@@ -124,10 +140,10 @@ class RabbitMQConsumer:
     ) -> None:
         await self.close()
 
-    def __aiter__(self) -> AsyncIterator[RabbitMQDelivery]:
+    def __aiter__(self) -> AsyncIterator[C]:
         return self
 
-    async def __anext__(self) -> RabbitMQDelivery:
+    async def __anext__(self) -> C:
         while not self._buffer:
             if self._error is not None:
                 raise self._error
@@ -186,7 +202,7 @@ class RabbitMQConsumer:
             self._cancelled.set()
             raise QueueUnavailableError(str(translate(self._link.name, error))) from error
 
-    async def settle(self, delivery: RabbitMQDelivery, *, back: bool) -> None:
+    async def settle(self, delivery: Claim, *, back: bool) -> None:
         """Acknowledge or hand back; nothing where the claim was lost with its channel."""
         if self._held.get(delivery.tag) is not delivery:
             return
@@ -303,24 +319,24 @@ class RabbitMQConsumer:
         async def receive(delivered: DeliveredMessage) -> None:
             if channel is not self._channel:
                 return  # a channel that was given up: the server takes its messages back
-            tag = delivered.delivery_tag or 0
             try:
-                message = wire.decode_message(delivered.body)
+                delivery = self._claim(self, channel, delivered)
             except ValueError as error:
                 log.error("topic %s: a message becomes a dead letter: %s", self.topic, error)
+                tag = delivered.delivery_tag or 0
                 await channel.basic_reject(tag, requeue=False, wait=False)
                 return
-            headers = delivered.header.properties.headers or {}
-            published_at = headers.get(PUBLISHED_AT)
-            delivery = RabbitMQDelivery(
-                self, channel, tag, message, published_at if isinstance(published_at, int) else 0
-            )
             self._delivered += 1
-            self._held[tag] = delivery
+            self._held[delivery.tag] = delivery
             self._buffer.append(delivery)
             self._changed.set()
 
         return receive
+
+
+def headers_of(delivered: DeliveredMessage) -> dict[str, Any]:
+    """The message's headers."""
+    return delivered.header.properties.headers or {}
 
 
 def _reason(channel: Channel) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from llamadeploy.exceptions import ConfigurationError
@@ -10,13 +11,19 @@ from llamadeploy.message_queues.base import Capabilities, DeliveryMode
 from llamadeploy.message_queues.config import RabbitMQMessageQueueConfig
 from llamadeploy.message_queues.rabbitmq import link as links
 from llamadeploy.message_queues.rabbitmq.census import Census
-from llamadeploy.message_queues.rabbitmq.consumer import RabbitMQConsumer
+from llamadeploy.message_queues.rabbitmq.consumer import C, RabbitMQConsumer, RabbitMQDelivery
+from llamadeploy.message_queues.rabbitmq.dead_letters import RabbitMQDeadDelivery
 from llamadeploy.message_queues.rabbitmq.directory import Directory
-from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, translate
+from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, Channel, DeliveredMessage, translate
 from llamadeploy.message_queues.rabbitmq.link import Link
 from llamadeploy.message_queues.rabbitmq.publisher import Publisher
 from llamadeploy.message_queues.rabbitmq.topics import Topics
-from llamadeploy.message_queues.rabbitmq.topology import Topology, check_exchange, check_topic
+from llamadeploy.message_queues.rabbitmq.topology import (
+    DEAD_LETTERS,
+    Topology,
+    check_exchange,
+    check_topic,
+)
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
 
@@ -45,7 +52,7 @@ class RabbitMQMessageQueue:
         directory = Directory(self._publishing, self._topology.exchange)
         self._topics = Topics(self._consuming, self._topology, directory, self._census)
         self._publisher = Publisher(self._publishing, self._topology, self._topics)
-        self._consumers: set[RabbitMQConsumer] = set()
+        self._consumers: set[RabbitMQConsumer[Any]] = set()
 
     def as_config(self) -> RabbitMQMessageQueueConfig:
         """The configuration it was made with."""
@@ -63,12 +70,27 @@ class RabbitMQMessageQueue:
 
     def consume(
         self, topic: str, *, group: str, prefetch: int = 1, ephemeral: bool = False
-    ) -> RabbitMQConsumer:
-        """See ``base.MessageQueue``; there is one group per topic. The topic
-        ``<topic>.dead-letters`` has what a topic gave up."""
+    ) -> RabbitMQConsumer[RabbitMQDelivery]:
+        """See ``base.MessageQueue``; there is one group per topic."""
+        return self._consume(topic, RabbitMQDelivery, prefetch=prefetch, ephemeral=ephemeral)
+
+    def dead_letters(
+        self, topic: str, *, prefetch: int = 1
+    ) -> RabbitMQConsumer[RabbitMQDeadDelivery]:
+        """See ``base.KeepsDeadLetters``."""
+        return self._consume(topic + DEAD_LETTERS, RabbitMQDeadDelivery, prefetch=prefetch)
+
+    def _consume(
+        self,
+        topic: str,
+        claim: Callable[[RabbitMQConsumer[Any], Channel, DeliveredMessage], C],
+        *,
+        prefetch: int,
+        ephemeral: bool = False,
+    ) -> RabbitMQConsumer[C]:
         if not 1 <= prefetch <= 65_535:
             raise ConfigurationError(f"prefetch is {prefetch}: it must be 1 or more (to 65535)")
-        check_topic(topic)
+        check_topic(topic.removesuffix(DEAD_LETTERS))
         consumer = RabbitMQConsumer(
             self._consuming,
             self._topology,
@@ -77,6 +99,7 @@ class RabbitMQMessageQueue:
             topic,
             prefetch=prefetch,
             ephemeral=ephemeral,
+            claim=claim,
             left=self._consumers.discard,
         )
         self._consumers.add(consumer)

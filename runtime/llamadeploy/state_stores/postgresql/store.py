@@ -236,6 +236,10 @@ class PostgreSQLStateStore:
         request = {"task_id": task_id, "result": result, "data": data}
         return finished(await self._call("complete", replies.FLAG, request))
 
+    async def give_up(self, task_id: str, reason: str) -> Finished:
+        request = {"task_id": task_id, "reason": reason}
+        return finished(await self._call("give_up", replies.FLAG, request))
+
     async def append_foreign_event(self, task_id: str, event: NewEvent) -> bool:
         request = {"task_id": task_id, "events": (event,)}
         reply: Reply[bool] = await self._call("append_foreign_event", replies.FLAG, request)

@@ -241,6 +241,9 @@ class RedisStateStore:
         }
         return await self._call.run(operations.COMPLETE, request)
 
+    async def give_up(self, task_id: str, reason: str) -> Finished:
+        return await self._call.run(operations.GIVE_UP, {"task_id": task_id, "reason": reason})
+
     async def append_foreign_event(self, task_id: str, event: NewEvent) -> bool:
         return await self._call.run(
             operations.APPEND_FOREIGN_EVENT, {"task_id": task_id, "event": event}

@@ -187,6 +187,14 @@ def give_up(tx: Tx, task: TaskRow, kind: str, message: str) -> tuple[OutboxRow, 
     return end(tx, task, TaskState.FAILED, message, data, keep_snapshot=True)
 
 
+def give_up_queued(tx: Tx, task_id: str, reason: str) -> Finished:
+    """See ``StateStore.give_up``."""
+    task = find_task(tx, task_id)
+    if task is None or task.state != TaskState.QUEUED.value:
+        return REJECTED
+    return Finished(accepted=True, publish=give_up(tx, task, "MessageLost", reason))
+
+
 def add_dead_letter(
     tx: Tx, reason: str, message: str | None, service: str, task_id: str | None = None
 ) -> int:

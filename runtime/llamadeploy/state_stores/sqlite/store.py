@@ -169,6 +169,9 @@ class SQLiteStateStore:
     async def complete(self, task_id: str, result: str, data: dict[str, Any]) -> Finished:
         return await self._writer.submit(endings.complete, task_id, result, data)
 
+    async def give_up(self, task_id: str, reason: str) -> Finished:
+        return await self._writer.submit(endings.give_up_queued, task_id, reason)
+
     async def append_foreign_event(self, task_id: str, event: NewEvent) -> bool:
         return await self._writer.submit(events.append_foreign, task_id, event)
 
@@ -299,6 +302,7 @@ _NAMES: dict[Callable[..., Any], str] = {
     routing.commit: "commit_route",
     dispatch.done: "outbox_done",
     endings.dead_letters: "list_dead_letters",
+    endings.give_up_queued: "give_up",
     services.put: "put_service",
     services.get: "get_service",
     services.list_all: "list_services",

@@ -264,3 +264,26 @@ async def test_only_one_of_many_starts_wins(bench: Any) -> None:
     replies = await asyncio.gather(*(bench.try_start(worker=f"w{n}") for n in range(20)))
     assert len([reply for reply in replies if isinstance(reply, Execution)]) == 1
     assert [r for r in replies if isinstance(r, Dropped)] == [Dropped("leased")] * 19
+
+
+async def test_a_queued_task_is_given_up_and_can_be_retried(bench: Any) -> None:
+    await bench.create("a", session_id="1")
+    await bench.create("b", session_id="1")
+    ended = await bench.store.give_up("a", "its message is lost")
+    assert ended.accepted
+    assert [row.task_id for row in ended.publish] == ["b"]
+    record = await bench.record("a")
+    assert (record.state, record.result) == ("failed", "its message is lost")
+    [letter] = await bench.store.list_dead_letters()
+    assert (letter.task_id, letter.reason) == ("a", "its message is lost")
+    await bench.store.retry_dead_letter(letter.letter_id)
+    assert (await bench.record("a")).state == "queued"
+
+
+async def test_what_is_in_work_or_over_is_not_given_up(bench: Any) -> None:
+    await bench.running("running", session_id="1")
+    await bench.park((await bench.running("waiting", session_id="2")).key)
+    await bench.finish((await bench.running("over", session_id="3")).key)
+    for task in ("running", "waiting", "over", "unknown"):
+        assert not (await bench.store.give_up(task, "its message is lost")).accepted
+    assert await bench.store.list_dead_letters() == []

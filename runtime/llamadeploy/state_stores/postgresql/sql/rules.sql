@@ -213,8 +213,17 @@ BEGIN
   RETURN touch(e, task_);
 END $$;
 
--- End a running task whose last permitted attempt was lost, and put it among the dead letters; a
--- retry resumes its snapshot.
+-- End a task as failed and put it among the dead letters; a retry resumes its snapshot.
+CREATE OR REPLACE FUNCTION give_up(t tasks, kind text, message_ text, now float8, e effects)
+RETURNS effects LANGUAGE plpgsql AS $$
+BEGIN
+  INSERT INTO dead_letters (namespace, created_at, reason, service, task_id)
+    VALUES (t.namespace, now, message_, t.service, t.task_id);
+  e := observe(e, json_build_array('dead_letter', t.service));
+  RETURN end_task(t, 'failed', message_, error_data('failed', kind, message_), true, now, e);
+END $$;
+
+-- The same for a running task whose last permitted attempt was lost.
 CREATE OR REPLACE FUNCTION give_up_lost(t tasks, now float8, e effects) RETURNS effects
 LANGUAGE plpgsql AS $$
 DECLARE message_ text;
@@ -223,10 +232,7 @@ BEGIN
   message_ := 'worker ''' || COALESCE(t.worker_id, '') || ''' was lost while it ran the task; '
     || 'given up after ' || (t.crashes + 1) || ' lost '
     || CASE WHEN t.crashes = 0 THEN 'attempt' ELSE 'attempts' END;
-  INSERT INTO dead_letters (namespace, created_at, reason, service, task_id)
-    VALUES (t.namespace, now, message_, t.service, t.task_id);
-  e := observe(e, json_build_array('dead_letter', t.service));
-  RETURN end_task(t, 'failed', message_, error_data('failed', 'WorkerLost', message_), true, now, e);
+  RETURN give_up(t, 'WorkerLost', message_, now, e);
 END $$;
 
 -- The unfinished tasks at and below the given one, or below those of a session; under the locks of

@@ -166,6 +166,17 @@ BEGIN
     r->>'result', r->'data', present(clock), nothing()));
 END $$;
 
+CREATE OR REPLACE FUNCTION op_give_up(ns text, clock float8, r jsonb) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE t tasks;
+BEGIN
+  t := locked_task(ns, r->>'task_id');
+  IF t.id IS NULL OR t.state <> 'queued' THEN
+    RETURN reply('false', nothing());
+  END IF;
+  RETURN reply('true', give_up(t, 'MessageLost', r->>'reason', present(clock), nothing()));
+END $$;
+
 CREATE OR REPLACE FUNCTION op_cancel(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
 DECLARE

@@ -145,6 +145,14 @@ function OPS.complete()
   return { accepted = true, publish = deliver(t, state, R.result, R.data) }
 end
 
+function OPS.give_up()
+  local t = find(R.task_id)
+  if not t or t.state ~= 'queued' then
+    return REJECTED
+  end
+  return { accepted = true, publish = give_up(t, 'MessageLost', R.reason) }
+end
+
 -- The unfinished tasks among these and the calls below them.
 local function tree_of(tasks)
   local tree, seen, pending = {}, {}, extend({}, tasks)
