@@ -76,6 +76,8 @@ def _template(context: DeploymentContext, ui: Ui, needed: NeededResolution | Non
         raise SpecError(
             "ui.pythonDependencies", "a user interface runs no Python", "give them to a service"
         )
+    if ui.env_files:
+        raise SpecError("ui.envFiles", "a user interface reads none in a cluster", "write ui.env")
     resolution = context.resolution if needed is not None else None
     source = pod_source(ui, resolution)
     own_image = ui.source.image is not None
