@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    for path in sorted((Path(__file__).parent / "brokers").glob("*.py")):
+    folder = Path(__file__).parent / "brokers"
+    # First what the others import. The folder itself must not be in the path: its names are those
+    # of client libraries.
+    shared = folder / "servers.py"
+    _load("tests.brokers.servers", shared)
+    for path in sorted(set(folder.glob("*.py")) - {shared}):
         name = f"brokers_{path.stem}"
-        spec = importlib.util.spec_from_file_location(name, path)
-        assert spec is not None and spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        config.pluginmanager.register(module, name)
+        config.pluginmanager.register(_load(name, path), name)
+
+
+def _load(name: str, path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -7,12 +7,10 @@ answers.
 
 from __future__ import annotations
 
-import fcntl
 import os
 import pwd
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -20,14 +18,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from tests.brokers.servers import free_port, require, wait_until_up
 
 PACKAGE = "postgresql"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def find_programs() -> Path | None:
@@ -39,35 +32,9 @@ def find_programs() -> Path | None:
 
 
 def require_postgresql() -> Path:
-    """Where the programs are; installed where we may, else the test is skipped (in CI: fails)."""
-    found = find_programs()
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        _install()
-        found = find_programs()
-    if found is not None:
-        return found
-    message = "PostgreSQL is not installed: apt-get install postgresql (or brew install postgresql)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-def _install() -> None:
-    lock = Path(tempfile.gettempdir()) / "llamadeploy-tests-apt.lock"
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if find_programs():
-            return
-        # RUNLEVEL=1: the package's scripts start no system instance that nobody here wants.
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        run = ["apt-get", "install", "-y", "--no-install-recommends", PACKAGE]
-        for command in (["apt-get", "update"], run):
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.fail(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        for command in (["service", PACKAGE, "stop"], ["systemctl", "disable", PACKAGE]):
-            if shutil.which(command[0]):
-                subprocess.run(command, capture_output=True, check=False)
+    """Where the programs are."""
+    cure = "apt-get install postgresql (or brew install postgresql)"
+    return require(PACKAGE, find_programs, cure)
 
 
 def _unprivileged() -> str | None:
@@ -123,13 +90,14 @@ class PostgreSQLServer:
 
     def wait(self, seconds: float = 30.0) -> None:
         """Return once it takes connections."""
-        deadline = time.monotonic() + seconds
         ready = [str(require_postgresql() / "pg_isready"), "-q", "-h", "127.0.0.1", "-p"]
-        while subprocess.run([*ready, str(self.port)], check=False).returncode:
-            process = self.process
-            if process is None or process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "server.log").read_text()[-3000:])
-            time.sleep(0.02)
+        command = [*ready, str(self.port)]
+        wait_until_up(
+            lambda: subprocess.run(command, check=False).returncode == 0,
+            self.process,
+            self.folder / "server.log",
+            seconds,
+        )
 
     def kill(self) -> None:
         """``kill -9`` of all of its processes."""

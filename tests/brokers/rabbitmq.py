@@ -7,7 +7,6 @@ its own in it. ``own_rabbitmq`` is shared by the tests of a module that kill, st
 from __future__ import annotations
 
 import base64
-import fcntl
 import http.client
 import json
 import os
@@ -23,52 +22,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.brokers.servers import free_port, make_certificate, require, wait_until_up
 
 PACKAGE = "rabbitmq-server"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def find_program() -> str | None:
     """The server's own script: Debian's in the path only runs as the package's user."""
+    if shutil.which("epmd") is None:
+        return None
     debian = Path("/usr/lib/rabbitmq/bin") / PACKAGE
     return str(debian) if debian.exists() else shutil.which(PACKAGE)
 
 
 def require_rabbitmq() -> str:
-    """The server's program; installed where we may, else the test is skipped (in CI: fails)."""
-    found = find_program()
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        _install()
-        found = find_program()
-    if found is not None and shutil.which("epmd"):
-        return found
-    message = f"{PACKAGE} is not installed: apt-get install {PACKAGE} (or brew install rabbitmq)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-def _install() -> None:
-    lock = Path(tempfile.gettempdir()) / "llamadeploy-tests-apt.lock"
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if find_program():
-            return
-        # RUNLEVEL=1: the package's scripts start no system instance that nobody here wants.
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive", "RUNLEVEL": "1"}
-        run = ["apt-get", "install", "-y", "--no-install-recommends", PACKAGE]
-        for command in (["apt-get", "update"], run):
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.fail(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        for command in (["service", PACKAGE, "stop"], ["systemctl", "disable", PACKAGE]):
-            if shutil.which(command[0]):
-                subprocess.run(command, capture_output=True, check=False)
+    """The server's program."""
+    return require(PACKAGE, find_program, f"apt-get install {PACKAGE} (or brew install rabbitmq)")
 
 
 def _user() -> str | None:
@@ -107,16 +76,7 @@ class RabbitMQServer:
 
     def add_tls(self) -> None:
         """Listen with TLS as well from the next start on."""
-        if shutil.which("openssl") is None:
-            pytest.skip("openssl is not installed: it makes the server's certificate")
-        key, certificate = self.folder / "key.pem", self.folder / "certificate.pem"
-        command = [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext",
-            "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
-        key.chmod(0o644)
+        key, certificate = make_certificate(self.folder)
         self.settings |= {
             "listeners.ssl.default": f"127.0.0.1:{self.tls_port}",
             "ssl_options.cacertfile": str(certificate),
@@ -178,12 +138,7 @@ class RabbitMQServer:
 
     def wait(self, seconds: float = 60.0) -> None:
         """Return once it takes AMQP and management requests."""
-        deadline = time.monotonic() + seconds
-        while not self._answers():
-            process = self.process
-            if process is None or process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "server.log").read_text()[-3000:])
-            time.sleep(0.05)
+        wait_until_up(self._answers, self.process, self.folder / "server.log", seconds)
 
     def _answers(self) -> bool:
         try:

@@ -7,14 +7,10 @@ test, which may kill, stop and restart it; it writes everything to disk before i
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import fcntl
-import os
 import shutil
 import signal
 import socket
 import subprocess
-import sys
 import tempfile
 import time
 import uuid
@@ -22,52 +18,15 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.brokers.servers import end_with_us, free_port, make_certificate, require, wait_until_up
 
 PACKAGE = "redis-server"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def require_redis() -> str:
-    """The server's program; installed where we may, else the test is skipped (in CI: fails)."""
-    found = shutil.which(PACKAGE)
-    if found is None and os.geteuid() == 0 and shutil.which("apt-get"):
-        _install()
-        found = shutil.which(PACKAGE)
-    if found is not None:
-        return found
-    message = f"{PACKAGE} 7 is not installed: apt-get install {PACKAGE} (or brew install redis)"
-    if os.environ.get("CI") == "true":
-        pytest.fail(message)
-    pytest.skip(message)
-
-
-def _install() -> None:
-    lock = Path(tempfile.gettempdir()) / "llamadeploy-tests-apt.lock"
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        if shutil.which(PACKAGE):
-            return
-        environ = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-        run = ["apt-get", "install", "-y", "--no-install-recommends", PACKAGE]
-        for command in (["apt-get", "update"], run):
-            done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
-            if done.returncode:
-                pytest.fail(f"{' '.join(command)} failed: {done.stderr[-2000:]}")
-        # The package starts and enables a system instance that nobody here wants.
-        for command in (["service", PACKAGE, "stop"], ["systemctl", "disable", PACKAGE]):
-            if shutil.which(command[0]):
-                subprocess.run(command, capture_output=True, check=False)
-
-
-def _end_with_us() -> None:
-    """A test run that is killed leaves no server behind (where the system can do that)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    """The server's program."""
+    cure = f"apt-get install {PACKAGE} (or brew install redis); version 7"
+    return require(PACKAGE, lambda: shutil.which(PACKAGE), cure)
 
 
 class RedisServer:
@@ -107,22 +66,12 @@ class RedisServer:
             "--save", "", "--maxmemory-policy", "noeviction", "--daemonize", "no", *self.options,
         ]  # fmt: skip
         with (self.folder / "redis.log").open("ab") as log:
-            self.process = subprocess.Popen(
-                command, stdout=log, stderr=log, preexec_fn=_end_with_us
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, preexec_fn=end_with_us)
         self.wait()
 
     def add_tls(self) -> None:
         """Listen with TLS as well from the next start on."""
-        if shutil.which("openssl") is None:
-            pytest.skip("openssl is not installed: it makes the server's certificate")
-        key, certificate = self.folder / "key.pem", self.folder / "certificate.pem"
-        command = [
-            "openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
-            "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1", "-addext",
-            "subjectAltName=IP:127.0.0.1", "-keyout", str(key), "-out", str(certificate),
-        ]  # fmt: skip
-        subprocess.run(command, check=True, capture_output=True)
+        key, certificate = make_certificate(self.folder)
         self.tls_port = free_port()
         self.options += (
             "--tls-port", str(self.tls_port), "--tls-cert-file", str(certificate),
@@ -147,12 +96,7 @@ class RedisServer:
 
     def wait(self, seconds: float = 20.0) -> None:
         """Return once it answers."""
-        deadline = time.monotonic() + seconds
-        while not self._answers():
-            process = self.process
-            if process is None or process.poll() is not None or time.monotonic() > deadline:
-                raise AssertionError((self.folder / "redis.log").read_text()[-3000:])
-            time.sleep(0.01)
+        wait_until_up(self._answers, self.process, self.folder / "redis.log", seconds)
 
     def _answers(self) -> bool:
         try:

@@ -20,8 +20,11 @@ A worker's inbox is an exclusive queue that goes with its connection, bound unde
   order in which they came back.
 - Times a message was delivered say nothing about tasks: prefetched ones count, too. The limit is a
   backstop; attempts are counted in the state store.
-- RabbitMQ 3.10 forgets a quorum queue that was made less than about a second before a ``kill -9``,
-  and does not serve it afterwards; queues are made once, with the first message or consumer.
+- RabbitMQ 3.10 loses the newest quorum queue when it is killed within about a second: it starts
+  without a leader and answers nobody. So a topic is sealed when it is made (``Topology.seal``), and
+  a queue that answers nothing for half a minute is made anew (``Topics.silent``).
+- What was given up is read by an orchestrator (``dead_letters``).
+- A connection that publishes is stopped by a server short of memory: consumers have their own.
 - The server closes the channel of a consumer that does not acknowledge for 30 minutes (its
   ``consumer_timeout``); the consumer opens another and the messages come again.
 """
