@@ -3,8 +3,8 @@
 The library lets a runtime be plugged in for durable execution. This one runs in memory as the
 default does, and hands what happens to an observer: synchronously and in the control loop's own
 order, which no reader of the event stream gets (an ``UnhandledEvent`` does not say which event it
-was). It also does not pay for the library's repeated inspection of the workflow, and saves a run
-from its live state instead of replaying all its ticks.
+was). It also does not pay for the library's repeated inspection of the workflow nor for spans that
+nobody listens to, and saves a run from its live state instead of replaying all its ticks.
 
 One defect of the library is kept away (2.26.1): an answer resolves every waiter of its type again,
 also those of the same step which have theirs already, so that a step which waits twice gets the
@@ -14,13 +14,19 @@ second answer twice and runs twice at once. See :class:`Answered`.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.dispatcher import Dispatcher
+from llama_index_instrumentation.event_handlers import NullEventHandler
+from llama_index_instrumentation.span_handlers import NullSpanHandler
 from workflows import Workflow
+from workflows.context.context import Context
+from workflows.context.internal_context import InternalContext
 from workflows.context.serializers import BaseSerializer
 from workflows.errors import WorkflowRuntimeError
 from workflows.events import Event, HumanResponseEvent, StartEvent, StepFailedEvent, StopEvent
@@ -42,9 +48,12 @@ from workflows.runtime.types.plugin import (
     ExternalRunAdapter,
     InternalRunAdapter,
     RegisteredWorkflow,
+    RunContext,
     Runtime,
     WaitForNextTaskResult,
+    WorkflowRunFunction,
     consume_current_run,
+    run_context,
 )
 from workflows.runtime.types.results import (
     RetryAttempt,
@@ -190,10 +199,37 @@ class ObservedRuntime(BasicRuntime):
             steps = as_step_worker_functions(workflow)
             self._registered = RegisteredWorkflow(
                 workflow=workflow,
-                workflow_run_fn=create_workflow_run_function(workflow, self._control_loop),
+                workflow_run_fn=self._run_function(workflow),
                 steps={name: self._named(step) for name, step in steps.items()},
             )
         return self._registered
+
+    def _run_function(self, workflow: Workflow) -> WorkflowRunFunction:
+        """The library's way of a run, and the same without its span where nobody would hear it."""
+        with_span = create_workflow_run_function(workflow, self._control_loop)
+
+        async def run(
+            init_state: BrokerState,
+            start_event: StartEvent | None = None,
+            tags: dict[str, Any] | None = None,
+        ) -> StopEvent:
+            if heard(workflow._dispatcher):
+                return await with_span(init_state, start_event, tags)
+            steps = workflow._runtime.get_or_register(workflow).steps
+            context = Context._create_internal(workflow=workflow)
+            adapter = workflow._runtime.get_internal_adapter(workflow)
+            get_dispatcher().restore_propagation_context(tags or {})
+            await asyncio.sleep(0)  # so that the task is known before anything can fail
+            try:
+                with run_context(
+                    RunContext(workflow=workflow, run_adapter=adapter, context=context, steps=steps)
+                ):
+                    return await self._control_loop(start_event, init_state, adapter.run_id)
+            finally:
+                if isinstance(context._face, InternalContext):
+                    context._face.cancel_background_tasks()
+
+        return run
 
     async def _control_loop(
         self, start_event: Event | None, init_state: BrokerState | None, run_id: str
@@ -288,6 +324,35 @@ class _ObservedAdapter(InternalAsyncioAdapter):
         return WaitForNextTaskResult(completed, started)
 
 
+_DEAF = (NullSpanHandler, NullEventHandler)
+
+
+class _Spans:
+    """The library's dispatcher of spans, except that a span which nobody listens to is not made:
+    wrapping and inspecting a step for it costs as much as running a short one."""
+
+    def __init__(self, dispatcher: Dispatcher) -> None:
+        self._dispatcher = dispatcher
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._dispatcher, name)
+
+    def span(self, function: Callable[..., Any]) -> Callable[..., Any]:
+        """As ``Dispatcher.span``; who begins to listen is heard from the next step on."""
+        return self._dispatcher.span(function) if heard(self._dispatcher) else function
+
+
+def heard(dispatcher: Dispatcher) -> bool:
+    """Whether anybody listens to spans or events of the dispatcher."""
+    each: Dispatcher | None = dispatcher
+    while each is not None:
+        for handler in (*each.span_handlers, *each.event_handlers):
+            if type(handler) not in _DEAF:
+                return True
+        each = each.parent if each.propagate else None
+    return False
+
+
 def observed(workflow: Workflow, runtime: ObservedRuntime) -> Workflow:
     """The same workflow, run by ``runtime`` and without its own time-out.
 
@@ -295,6 +360,7 @@ def observed(workflow: Workflow, runtime: ObservedRuntime) -> Workflow:
     holds the original. Nor is the original changed: run directly it keeps runtime and time-out.
     """
     cls = type(workflow)
+    spans = _Spans(workflow._dispatcher)
     used: Runtime = VerboseDecorator(runtime) if workflow._verbose else runtime
     steps: dict[int, Any] = {}
     brokers: dict[int, Any] = {}
@@ -317,6 +383,7 @@ def observed(workflow: Workflow, runtime: ObservedRuntime) -> Workflow:
         "__qualname__": cls.__qualname__,
         "_timeout": property(lambda self: None),
         "_runtime": property(lambda self: used),
+        "_dispatcher": property(lambda self: spans),
         "_get_steps": get_steps,
         "_get_broker_config": get_broker_config,
     }

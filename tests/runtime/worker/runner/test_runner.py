@@ -13,6 +13,8 @@ from decimal import Decimal
 from typing import Any
 
 import pytest
+from llama_index_instrumentation import get_dispatcher
+from llama_index_instrumentation.span_handlers import SimpleSpanHandler
 from pydantic import Field
 from workflows import Context, Workflow, step
 from workflows.events import Event, StartEvent, StopEvent
@@ -128,6 +130,23 @@ async def test_an_event_that_cannot_be_dumped_at_all_says_so(kit) -> None:
     outcome, sink = await kit.run(kit.runner(Odd()))
     assert outcome.result == "done"
     assert "could not be serialised" in json.loads(sink.events[0].data)["error"]
+
+
+async def test_who_listens_to_the_library_s_spans_hears_run_and_step(kit) -> None:
+    class Spans(SimpleSpanHandler):
+        def names(self) -> set[str]:
+            return {span.id_.rpartition(".")[2].partition("-")[0] for span in self.completed_spans}
+
+    root = get_dispatcher()
+    spans = Spans()
+    runner = kit.runner(Echo())
+    assert (await kit.run(runner, {"message": "before"}))[0] is not None
+    root.add_span_handler(spans)
+    try:
+        await kit.run(runner, {"message": "heard"})
+    finally:
+        root.span_handlers.remove(spans)
+    assert {"run", "echo"} <= spans.names(), spans.completed_spans
 
 
 async def test_internal_events_never_leave(kit) -> None:
