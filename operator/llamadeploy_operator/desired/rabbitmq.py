@@ -7,7 +7,7 @@ from llamadeploy_operator.desired.context import DeploymentContext, Manifest
 from llamadeploy_operator.desired.env import BROKER_USER, from_secret
 from llamadeploy_operator.desired.managed import CONFIG_FOLDER, ManagedServer, server_stateful_set
 from llamadeploy_operator.desired.plan import AMQP_PORT, Plan
-from llamadeploy_operator.desired.pod import HOME, port, resources
+from llamadeploy_operator.desired.pod import HOME, TMPDIR, port, resources
 
 RABBITMQ_CONF = "rabbitmq.conf"
 ENABLED_PLUGINS = "enabled_plugins"
@@ -83,6 +83,8 @@ def _env(internal: str) -> list[Manifest]:
         "RABBITMQ_CONFIG_FILE": f"{CONFIG_FOLDER}/{RABBITMQ_CONF}",
         "RABBITMQ_ENABLED_PLUGINS_FILE": f"{CONFIG_FOLDER}/{ENABLED_PLUGINS}",
         "RABBITMQ_LOGS": "-",
+        # Releases before 4.0 keep a second log in a file, and crash dumps go there too.
+        "RABBITMQ_LOG_BASE": TMPDIR,
         "RABBITMQ_DEFAULT_USER": BROKER_USER,
         "HOME": HOME,
     }
