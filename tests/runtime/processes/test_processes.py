@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.request import urlopen
 
@@ -93,3 +94,53 @@ async def test_a_calls_session_goes_with_its_caller(
         labels = f'{{deployment="test",outcome="succeeded",service="{name}"}}'
         assert f"llamadeploy_tasks_total{labels} 1.0" in text
     assert 'llamadeploy_store_operation_seconds_count{deployment="test",operation="finish"}' in text
+
+
+@pytest.mark.rule(1, 3)
+async def test_orchestrators_that_die_at_work_lose_and_repeat_nothing(
+    deploy: Any, apis: Any, until: Any, own_redis: Any, redis_backend: Any
+) -> None:
+    """They drain an outbox of 120 tasks, and one after the other is killed while it does."""
+    backend = replace(redis_backend, queue_url=own_redis.uri)
+    options = {"max_concurrent_tasks": 4, "replicas": 2}
+    cluster = await deploy(backend, orchestrators=2, services={"work": options})
+    (api,) = apis(cluster)
+    ledger = cluster.folder / "ledger"
+    own_redis.kill()
+    tasks = [await api.create(number=n, seconds=0.05) for n in range(120)]
+    assert ledger.read_text() == ""
+    await asyncio.to_thread(own_redis.start)
+    for number, goal in enumerate((1, 25, 50, 75)):
+
+        async def reached(goal: int = goal) -> bool:
+            return ledger.read_text().count("\n") >= goal
+
+        await until(reached)
+        victim = cluster.orchestrators[number % 2]
+        victim.kill()
+        victim.start()
+    results = await asyncio.gather(*(api.result(*each, wait=60) for each in tasks))
+    assert results == [f"done {n}" for n in range(120)]
+    # A message may have been published twice; the store lets it begin once.
+    assert sorted(int(line.split()[0]) for line in ledger.read_text().splitlines()) == list(
+        range(120)
+    )
+    await cluster.ready()
+
+
+async def test_what_a_dead_worker_and_orchestrator_left_goes_to_others(
+    deploy: Any, apis: Any, until: Any, redis_backend: Any
+) -> None:
+    cluster = await deploy(redis_backend, orchestrators=2, services={"work": {"replicas": 2}})
+    (api,) = apis(cluster)
+    tasks = [await api.create(number=n, seconds=3) for n in range(8)]
+
+    async def running() -> bool:
+        found = await api.ask("GET", "/task-statuses?state=running")
+        return len({each["detail"] for each in found}) == 2
+
+    await until(running)
+    cluster.workers["work"][0].kill()
+    cluster.orchestrators[0].kill()
+    results = await asyncio.gather(*(api.result(*each, wait=60) for each in tasks))
+    assert results == [f"done {n}" for n in range(8)]
