@@ -22,8 +22,8 @@ ROUTE = "route"
 
 PublishCallback = Callable[[QueueMessage], Awaitable[Any]]
 
-HANG_SECONDS = 1.0
-"""A queue that takes longer than this to refuse a message hangs ..."""
+HANG_SECONDS = 0.1
+"""A queue that takes longer than this to refuse a message hangs, or waits to connect again ..."""
 
 SPARE_SECONDS = 2.0
 """... and is spared for so long: rows stay in the outbox, and nobody waits for it."""
