@@ -34,7 +34,8 @@ class DeliveryPolicy:
     Attributes:
         queue_type: as in ``messageQueue.type``.
         exclusive_mode: the setting of redis that the row is for; None where there is none.
-        delivery: competing: one replica gets a task; broadcast: every one of them does.
+        delivery: competing: one replica gets a task; broadcast: every one of them does, and where
+            the service says ``broadcast`` every one runs it, the first to start as its leader.
         order: in words, who is next among competing replicas.
         durable_backlog: queued tasks survive while no replica runs.
         limit: what bounds the replicas.

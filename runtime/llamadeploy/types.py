@@ -196,6 +196,8 @@ class TaskStatus(BaseModel):
     """Of a waiting task: when the wait ends by itself."""
     resident: str | None = None
     """Of a running task that waits in its worker's memory: why it could not be put away."""
+    runs: int = 0
+    """Attempts, and what other replicas ran of them (broadcast)."""
 
 
 class TaskEvent(BaseModel):

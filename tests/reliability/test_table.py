@@ -29,6 +29,7 @@ RULES = {
     12: "A stream is whole and in order, also across attempts",
     13: "Cancel wins or loses against the result, never both; clients may go away",
     14: "A call of another service happens once",
+    15: "Every replica runs a broadcast's task, and one of them ends it, also when the first dies",
     16: "Nothing from the network is executed or imported",
     17: "What is finished expires, what is alive does not, what expired is not run again",
 }

@@ -343,6 +343,7 @@ def status_of(record: TaskRecord) -> TaskStatus:
         detail=_detail(record),
         wait_deadline=record.wait_deadline,
         resident=record.resident,
+        runs=record.runs,
     )
 
 

@@ -49,6 +49,10 @@ class ExecutionStore(Protocol):
 
         Dropped when the task is unknown, terminal, behind another task of its session, parked, or
         leased to a live attempt. A repeated ``execution_id`` gets its own attempt again.
+
+        With ``follow`` another worker than the live attempt's gets an execution that does not
+        lead: from where the attempt began where the dispatch is the present one; for the first
+        dispatch from the very beginning, also where the task is parked or has ended since.
         """
         ...
 
@@ -73,7 +77,8 @@ class ExecutionStore(Protocol):
         ...
 
     async def read_inbound(self, key: ExecutionKey, after: int) -> list[InboundEvent]:
-        """Accepted events with ``seq`` above ``after``; empty for a stale attempt."""
+        """Accepted events with ``seq`` above ``after``; empty for a stale attempt. The last one may
+        read on after its end, for those who follow it."""
         ...
 
     async def park(self, request: ParkRequest) -> Finished:

@@ -94,6 +94,8 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
         execution_id: unique per delivery that is tried, so that a repeated request (its answer was
             lost) gets the same attempt again.
         lease: seconds after which the attempt counts as lost unless renewed.
+        follow: of a worker that also runs what another one leads (broadcast): the number of the
+            delivery's dispatch, see ``OutboxRow.message_id``. 0: of any other.
     """
 
     task_id: str
@@ -101,6 +103,7 @@ class StartRequest(msgspec.Struct, frozen=True, kw_only=True):
     worker_id: str
     lease: float
     code_version: str = ""
+    follow: int = 0
 
 
 class InboundEvent(msgspec.Struct, frozen=True):
@@ -125,6 +128,8 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, tag="execution"):
         run_seconds: non-idle seconds that earlier attempts of the same run have used.
         alone: suspected of killing its worker: run while nothing else runs in the process.
         keep_context: whether a success writes the context back (else do not send one).
+        leading: false: another worker leads the attempt, only what that one writes counts. Write
+            nothing, until a later dispatch of the task gives the lead.
     """
 
     task_id: str
@@ -144,6 +149,7 @@ class Execution(msgspec.Struct, frozen=True, kw_only=True, tag="execution"):
     keep_context: bool = True
     wait_timeout: float | None = None
     ancestors: tuple[str, ...] = ()
+    leading: bool = True
 
     @property
     def key(self) -> ExecutionKey:
@@ -170,12 +176,14 @@ class Renewal(msgspec.Struct, frozen=True):
         alive: false: the attempt is not the current one any more; stop it, its output is dropped.
         cancelled: the task was cancelled (``alive`` is false too).
         inbound_seq: the last accepted inbound event, so that a lost nudge is noticed.
+        live: some attempt of the task runs, or is about to: who follows it may come to lead.
     """
 
     key: ExecutionKey
     alive: bool
     cancelled: bool = False
     inbound_seq: int = 0
+    live: bool = False
 
 
 class NewEvent(msgspec.Struct, frozen=True):
@@ -295,6 +303,8 @@ class TaskRecord(msgspec.Struct, frozen=True, kw_only=True):
     wait_deadline: float | None = None
     resident: str | None = None
     """Of a running task that waits in its worker's memory: why it could not be put away."""
+    runs: int = 0
+    """Attempts, and runs of followers."""
 
 
 class TaskQuery(msgspec.Struct, frozen=True, kw_only=True):

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from typing import Any, Protocol
 
+import msgspec
+
 from llamadeploy.exceptions import ServiceCallError, StoreUnavailableError
 from llamadeploy.state_stores.records import Execution, ExecutionKey
 from llamadeploy.worker.backoff import Backoff
@@ -19,6 +21,10 @@ class Pausing(Protocol):
 
     def calling(self, key: ExecutionKey) -> AbstractAsyncContextManager[None]:
         """While the attempt ``key`` waits for another task."""
+        ...
+
+    def present(self, key: ExecutionKey) -> tuple[ExecutionKey, bool]:
+        """The attempt that a run begun as ``key`` stands for now, and whether that leads."""
         ...
 
 
@@ -56,8 +62,10 @@ class RemoteServiceCaller:
 
     async def _call(self, request: CallRequest) -> str:
         assert self._worker is not None  # noqa: S101 - attached together with the loop
-        async with self._worker.calling(request.parent):
-            result = await self._result(request)
+        begun = request.parent
+        async with self._worker.calling(begun):
+            parent, leads = self._worker.present(begun)
+            result = await self._result(msgspec.structs.replace(request, parent=parent), leads)
         if result["data"].get("state") in ("failed", "cancelled"):
             raise ServiceCallError(
                 f"the task of service {request.service!r} {result['data']['state']}: "
@@ -66,7 +74,7 @@ class RemoteServiceCaller:
         text: str = result["result"]
         return text
 
-    async def _result(self, request: CallRequest) -> dict[str, Any]:
+    async def _result(self, request: CallRequest, leads: bool) -> dict[str, Any]:
         """Ask until there is an answer: a run that is not wanted any more is cancelled here."""
         backoff = Backoff()
         task_id: str | None = None
@@ -74,7 +82,7 @@ class RemoteServiceCaller:
             try:
                 if task_id is None:
                     task_id = await self._client.call(request)
-                    if self._on_child is not None:
+                    if self._on_child is not None and leads:
                         self._on_child(request.parent.task_id, task_id)
                 result = await self._client.result(task_id)
             except StoreUnavailableError:

@@ -96,25 +96,39 @@ class Custodian:
             await self._take(fresh)
 
     async def _take(self, attempts: Sequence[Attempt]) -> None:
-        renewals = await self._store.renew(
-            self._worker_id, [attempt.key for attempt in attempts], self._lease, custody=True
-        )
-        for attempt, renewal in zip(attempts, renewals, strict=True):
-            if not renewal.alive or attempt.is_lost():
-                continue
-            attempt.seat.acked = True
-            try:
-                await attempt.seat.delivery.ack()
-            except QueueError as error:
-                # It comes again, and the store says then that it is leased.
-                log.warning("task %s was not acknowledged: %s", attempt.key.task_id, error)
+        for attempt in attempts:
+            if attempt.following:  # the lease is the leader's
+                await _acknowledge(attempt)
+        led = [attempt for attempt in attempts if not attempt.following]
+        if not led:
+            return
+        keys = [attempt.key for attempt in led]
+        renewals = await self._store.renew(self._worker_id, keys, self._lease, custody=True)
+        for attempt, renewal in zip(led, renewals, strict=True):
+            if renewal.alive and not attempt.is_lost():
+                await _acknowledge(attempt)
+
+    async def stand_by(self, attempt: Attempt) -> None:
+        """A follower's run has ended: wait, without slot and delivery, whether it counts."""
+        if attempt.settled.done():
+            return
+        await _acknowledge(attempt)
+        self._slots.give(attempt.seat)
+        if attempt.resident:  # it has left the gate
+            await attempt.settled
+            return
+        self._gate.pause()
+        try:
+            await attempt.settled
+        finally:
+            self._gate.resume()
 
     # -- runs that call ------------------------------------------------------------------------
     @asynccontextmanager
     async def calling(self, key: ExecutionKey) -> AsyncIterator[None]:
         """While the attempt ``key`` waits for another task; may be entered several times."""
         attempt = self._leases.get(key.task_id)
-        if attempt is None or attempt.key != key:
+        if attempt is None or attempt.execution.key != key:
             yield  # the store says that it is not ours any more
             return
         self._leave(attempt)
@@ -195,3 +209,12 @@ class Custodian:
             log.warning("task %s keeps its slot while it calls: %s", attempt.key.task_id, error)
         finally:
             seat.freeing = False
+
+
+async def _acknowledge(attempt: Attempt) -> None:
+    attempt.seat.acked = True
+    try:
+        await attempt.seat.delivery.ack()
+    except QueueError as error:
+        # It comes again, and the store says then that it is leased.
+        log.warning("task %s was not acknowledged: %s", attempt.key.task_id, error)

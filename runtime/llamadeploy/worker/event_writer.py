@@ -45,6 +45,7 @@ class EventWriter:
         io: calls on the I/O loop.
         lost: asked when the store cannot be reached: whether to give up.
         on_stale: called on the I/O loop when the store says that the attempt is not current.
+        holding: keep all events in memory, until :meth:`lead`.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class EventWriter:
         lost: Callable[[], bool],
         on_stale: Callable[[], None],
         may_block: bool = True,
+        holding: bool = False,
     ) -> None:
         self._store = store
         self._key = key
@@ -63,6 +65,7 @@ class EventWriter:
         self._lost = lost
         self._on_stale = on_stale
         self._may_block = may_block
+        self._holding = holding
         self.error: StoreError | None = None
         """Why the store refused events; the attempt cannot succeed any more."""
         self._unsent: deque[NewEvent] = deque()
@@ -83,7 +86,7 @@ class EventWriter:
         if not self._announced:
             self._announced = True
             self._io.post(self._arrived)
-        if self._may_block and self._full():
+        if self._may_block and not self._holding and self._full():
             self._wait_for_room()
 
     def emit_last(self, event: NewEvent) -> None:
@@ -112,6 +115,8 @@ class EventWriter:
     # -- I/O loop ------------------------------------------------------------------------------
     def _arrived(self) -> None:
         self._announced = False
+        if self._holding:
+            return
         if self._flushing is not None or self._timer is not None or not self._unsent:
             return
         self._timer = self._io.loop.call_later(LINGER, self._start_flushing)
@@ -120,6 +125,12 @@ class EventWriter:
         self._timer = None
         if self._unsent and not self._closed:
             self._flushing = self._io.loop.create_task(self._flush(0))
+
+    def lead(self, key: ExecutionKey) -> None:
+        """The events count from now on, as those of the attempt ``key``."""
+        self._key = key
+        self._holding = False
+        self._arrived()
 
     async def _flush(self, leave: int) -> None:
         """Write until at most ``leave`` events are unsent."""

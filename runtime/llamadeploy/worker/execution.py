@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 from llamadeploy.exceptions import StoreError, StoreUnavailableError
@@ -69,6 +69,7 @@ class Executor:
 
     Args:
         over: told of an attempt whose end was written, or never will be.
+        stand_by: returns once it is known whether a follower's end counts.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Executor:
         io: Mailbox,
         workflow: Mailbox,
         over: Callable[[Attempt], None],
+        stand_by: Callable[[Attempt], Awaitable[None]],
     ) -> None:
         self._over = over
+        self._stand_by = stand_by
         self._runner = runner
         self._store = store
         self._gate = gate
@@ -162,6 +165,8 @@ class Executor:
 
     def _note_resident(self, attempt: Attempt, reason: str) -> None:
         """On the I/O loop, beside the run."""
+        if attempt.following:
+            return
         task = asyncio.create_task(self._tell_resident(attempt, reason))
         self._noting.add(task)
         task.add_done_callback(self._noting.discard)
@@ -177,6 +182,12 @@ class Executor:
 
     # -- writing -------------------------------------------------------------------------------
     async def _record(self, attempt: Attempt, outcome: Outcome) -> None:
+        if attempt.following and not isinstance(outcome, Stopped):
+            await self._stand_by(attempt)
+        if attempt.following:
+            attempt.writer.abandon()
+            self._counts["followed"] += 1
+            return
         tail = await attempt.writer.tail()
         if isinstance(outcome, Stopped) or attempt.lost is not None:
             await self._give_up(attempt)
@@ -217,7 +228,9 @@ class Executor:
         log.info("task %s: attempt %d stopped: %s", *_names(attempt), attempt.lost)
 
     async def release(self, attempt: Attempt) -> None:
-        """Hand the task back to the store, without counting a retry."""
+        """Hand the task back to the store, without counting a retry; not what others lead."""
+        if attempt.following:
+            return
         self._counts["released"] += 1
         await persist(lambda: self._store.release(attempt.key), give_up=attempt.is_lost)
 

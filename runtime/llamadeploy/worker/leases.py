@@ -11,7 +11,7 @@ from typing import Protocol
 from llamadeploy.exceptions import StoreError
 from llamadeploy.state_stores.records import Execution, ExecutionKey, InboundEvent, Renewal
 from llamadeploy.worker.backoff import Backoff, persist
-from llamadeploy.worker.contract import Outcome, Run
+from llamadeploy.worker.contract import Failed, Outcome, Run
 from llamadeploy.worker.event_writer import EventWriter
 from llamadeploy.worker.loops import Mailbox
 from llamadeploy.worker.slots import Seat
@@ -52,6 +52,10 @@ class Attempt:
         resident: the run waits in memory.
         paused: the run waits for another task; it has left the gate.
         seat: its delivery, and the slot it takes.
+        key: of the attempt as it counts now; ``execution`` stays what the run was begun with.
+        following: another worker leads; nothing is written.
+        settled: done once it is known whether a follower leads after all (``following`` tells),
+            or can lead no more.
         inbound_seq: the last inbound event that was handed to the run.
         outcome: how the run ended.
         left: done when nothing of the run is left, its synchronous threads neither.
@@ -67,6 +71,8 @@ class Attempt:
         self.resident = False
         self.paused = False
         self.seat: Seat
+        self.following = not execution.leading
+        self.settled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.inbound_seq = max([execution.consumed_seq, *(e.seq for e in execution.inbound)])
         self.writer: EventWriter
         self.outcome: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
@@ -85,19 +91,45 @@ class Attempt:
         """It is not ours any more: stop the run, write nothing. Idempotent."""
         if self.lost is None:
             self.lost = reason
+            self.settle()
             self.writer.abandon()
             self._workflow.post(self._cancel)
 
     def expire(self, now: float) -> None:
         """Lose it where its lease is over. An outcome that is known is tried on: the store tells
         whether it still counts."""
-        if now >= self.expires and not self.writing:
+        if now >= self.expires and not self.writing and not self.following:
             self.lose("the state store was away for longer than the lease")
 
     def hand_back(self) -> None:
         """The process ends: stop the run, so that another worker may have the task."""
         self.draining = True
+        self.settle()
         self._workflow.post(self._cancel)
+
+    def settle(self) -> None:
+        """A follower can lead no more, or it leads. Idempotent."""
+        if not self.settled.done():
+            self.settled.set_result(None)
+
+    def continues(self, execution: Execution) -> bool:
+        """Whether this follower's run, in progress or over, may stand for a later attempt."""
+        return (
+            self.following
+            and not self.settled.done()
+            and execution.snapshot == self.execution.snapshot
+            and execution.base_index == self.execution.base_index
+            and not (self.outcome.done() and isinstance(self.outcome.result(), Failed))
+        )
+
+    def adopt(self, execution: Execution, expires: float) -> None:
+        """Stand for the attempt ``execution``, which this worker was given the lead of, or not."""
+        self.key = execution.key
+        if execution.leading:
+            self.expires = expires
+            self.following = False
+            self.writer.lead(self.key)
+            self.settle()
 
     def inbound(self, seq: int, store: LeaseStore) -> None:
         """Events up to ``seq`` were accepted: read and deliver those that are new."""
@@ -177,7 +209,11 @@ class Leases:
 
     async def renew(self) -> bool:
         """One renewal of all; false when the store did not answer."""
-        attempts = [a for a in self._held.values() if a.lost is None]
+        attempts = [
+            a
+            for a in self._held.values()
+            if a.lost is None and not (a.following and a.settled.done() and a.outcome.done())
+        ]
         if not attempts:
             return True
         asked = time.monotonic()
@@ -196,11 +232,24 @@ class Leases:
         return True
 
     def _apply(self, attempt: Attempt, renewal: Renewal, asked: float) -> None:
+        if renewal.key != attempt.key:
+            return  # it has come to stand for another attempt meanwhile
+        if attempt.following:
+            self._apply_to_follower(attempt, renewal)
+            return
         if not renewal.alive:
             attempt.lose("cancelled" if renewal.cancelled else "superseded")
             return
         # Counted from the question, so that it never ends later here than in the store.
         attempt.expires = asked + self._lease
+        attempt.inbound(renewal.inbound_seq, self._store)
+
+    def _apply_to_follower(self, attempt: Attempt, renewal: Renewal) -> None:
+        if renewal.cancelled:
+            attempt.lose("cancelled")
+            return
+        if not renewal.live:
+            attempt.settle()
         attempt.inbound(renewal.inbound_seq, self._store)
 
     def _give_up_expired(self, attempts: Sequence[Attempt]) -> None:

@@ -144,6 +144,7 @@ class WorkerProcess:
             max_concurrent_tasks=settings.max_concurrent_tasks,
             lease=lease,
             drain_grace=settings.drain_seconds or DRAIN_GRACE,
+            broadcast=settings.broadcast,
         )
         self._health: HealthServer | None = None
         self._ready_fd = _number(environ, READY_FD)

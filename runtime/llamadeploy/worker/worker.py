@@ -18,7 +18,7 @@ from contextlib import AbstractAsyncContextManager
 from typing import Any
 
 from llamadeploy.exceptions import QueueError, StoreError, StoreUnavailableError
-from llamadeploy.message_queues.base import Delivery, MessageQueue
+from llamadeploy.message_queues.base import Delivery, DeliveryMode, MessageQueue
 from llamadeploy.messages import ActionTypes, QueueMessage, inbox_topic, topic_name
 from llamadeploy.state_stores.records import Execution, ExecutionKey, StartReply, StartRequest
 from llamadeploy.worker.backoff import Backoff, persist
@@ -45,6 +45,10 @@ STOPPING = 2.0
 """Seconds that a stopped run gets to come to its end before its task is handed back."""
 
 
+REMEMBERED = 10_000
+"""Messages of a broadcast that are known to have been begun: more than are ever on their way."""
+
+
 class Worker:
     """Runs the tasks of ``service`` until it is drained.
 
@@ -54,6 +58,7 @@ class Worker:
         lease: seconds, see :data:`LEASE`.
         drain_grace: seconds, see :data:`DRAIN_GRACE`.
         custody_after: seconds, see :data:`llamadeploy.worker.custody.CUSTODY_SECONDS`.
+        broadcast: run also what another replica leads, where the queue gives it to each of them.
         workflow_loop: where the workflow runs; a thread of its own by default.
         consume: whether to take deliveries from the start, or from :meth:`start_consuming` on.
     """
@@ -71,6 +76,7 @@ class Worker:
         lease: float = LEASE,
         drain_grace: float = DRAIN_GRACE,
         custody_after: float = CUSTODY_SECONDS,
+        broadcast: bool = False,
         workflow_loop: asyncio.AbstractEventLoop | None = None,
         consume: bool = True,
     ) -> None:
@@ -106,6 +112,8 @@ class Worker:
             prefetch=64,
             ephemeral=True,
         )
+        self._follows = broadcast and queue.capabilities.delivery is DeliveryMode.BROADCAST
+        self._begun: dict[str, None] = {}
         self._slots = Slots(max_concurrent_tasks)
         self._custody_after = custody_after
         self._custodian = Custodian(
@@ -123,7 +131,8 @@ class Worker:
         self.counts: Counter[str] = Counter()
         """Deliveries by how they ended: ``succeeded``, ``failed``, ``waiting`` (parked),
         ``stopped``, ``stale``, ``released``, ``handed_back`` (no slot became free),
-        ``dead_letter``, ``dropped_<reason>``."""
+        ``dead_letter``, ``followed`` (another replica's end counted), ``promoted`` (a follower that
+        came to lead), ``dropped_<reason>``."""
         self._may_block = workflow_loop is None
         self._io: Mailbox
         self._workflow: Mailbox
@@ -159,6 +168,13 @@ class Worker:
         """While the attempt ``key`` waits for another task. On the I/O loop."""
         return self._custodian.calling(key)
 
+    def present(self, key: ExecutionKey) -> tuple[ExecutionKey, bool]:
+        """What a run begun as ``key`` stands for now, and whether it leads. On the I/O loop."""
+        attempt = self._leases.get(key.task_id)
+        if attempt is None or attempt.execution.key != key:
+            return key, False
+        return attempt.key, not attempt.following
+
     async def run(self) -> None:
         """Work until drained. The loop this is called on is the I/O loop."""
         self._io = Mailbox(asyncio.get_running_loop())
@@ -183,6 +199,7 @@ class Worker:
             self._io,
             self._workflow,
             self._leases.drop,
+            self._stand_by,
         )
         parts = [
             asyncio.create_task(self._leases.keep(), name="leases"),
@@ -226,6 +243,9 @@ class Worker:
 
     async def _finish_handling(self) -> None:
         """Let what runs end; hand back what does not in time."""
+        for attempt in self._leases:
+            if attempt.following and attempt.outcome.done():
+                attempt.settle()
         if self._handling:
             await asyncio.wait(self._handling, timeout=self._drain_grace)
         for attempt in self._leases:
@@ -305,11 +325,22 @@ class Worker:
         """Ask for the task and run it; whether the delivery is done with (else: hand it back)."""
         if self._draining.is_set():
             return False
+        message_id = seat.delivery.message.id_
+        if message_id in self._begun:
+            self.counts["dropped_repeated"] += 1
+            return True
         self._early_nudges.setdefault(task_id, [])
         try:
             asked = time.monotonic()
-            reply = await self._ask(task_id)
+            reply = await self._ask(task_id, _dispatch(message_id) if self._follows else 0)
             if isinstance(reply, Execution):
+                if self._follows:
+                    self._note_begun(message_id)
+                held = self._leases.get(task_id)
+                if held is not None and held.continues(reply):
+                    held.adopt(reply, asked + self._lease)
+                    self.counts["promoted"] += reply.leading
+                    return True
                 attempt = self._hold(reply, asked, seat)
             else:
                 if reply is not None:
@@ -325,13 +356,24 @@ class Worker:
             self._leases.drop(attempt)
         return True
 
-    async def _ask(self, task_id: str) -> StartReply | None:
+    def _note_begun(self, message_id: str) -> None:
+        """A repeat of the message would be run again, for its task is followed to its end."""
+        self._begun[message_id] = None
+        if len(self._begun) > REMEMBERED:
+            del self._begun[next(iter(self._begun))]
+
+    async def _stand_by(self, attempt: Attempt) -> None:
+        if not self._draining.is_set():
+            await self._custodian.stand_by(attempt)
+
+    async def _ask(self, task_id: str, follow: int) -> StartReply | None:
         request = StartRequest(
             task_id=task_id,
             execution_id=uuid.uuid4().hex,
             worker_id=self.worker_id,
             lease=self._lease,
             code_version=self._runner.code_version,
+            follow=follow,
         )
         try:
             return await persist(lambda: self._store.start(request), give_up=self._draining.is_set)
@@ -352,6 +394,7 @@ class Worker:
             lost=attempt.is_lost,
             on_stale=lambda: attempt.lose("superseded"),
             may_block=self._may_block,
+            holding=attempt.following,
         )
         self._leases.hold(attempt)
         return attempt
@@ -403,6 +446,12 @@ def _task_id(message: QueueMessage) -> str:
     if not isinstance(task_id, str) or not task_id:
         raise ValueError(f"data.task_id is {task_id!r}: it must be the id of a stored task")
     return task_id
+
+
+def _dispatch(message_id: str) -> int:
+    """The number of the dispatch, see ``OutboxRow.message_id``; 0 for a message of others."""
+    number = message_id.rpartition("/")[2]
+    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:

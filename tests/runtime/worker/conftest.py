@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -12,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 from workflows import Workflow
 
 from llamadeploy.control_plane.app import control_plane_app
@@ -22,6 +26,7 @@ from llamadeploy.message_queues.registry import open_queue
 from llamadeploy.message_queues.simple.broker import Broker
 from llamadeploy.message_queues.simple.local import LocalMessageQueue
 from llamadeploy.message_queues.simple.server import SimpleMessageQueueServer
+from llamadeploy.settings import PodSettings
 from llamadeploy.signing import KeyRing
 from llamadeploy.state_stores.registry import open_store
 from llamadeploy.types import ServiceDefinition, ServiceOptions, TaskDefinition, TaskResult
@@ -56,6 +61,7 @@ class Plane:
         self.keyring = KeyRing.generate()
         self.queue_type = "simple"
         self.queue_uri = ""
+        self.queue_options: dict[str, Any] = {}
         self.http = HttpServer(control_plane_app(control_plane))
         self.queue_server = SimpleMessageQueueServer(SimpleMessageQueueConfig(port=0), broker)
 
@@ -171,38 +177,98 @@ async def plane() -> AsyncIterator[Plane]:
 SITES = {
     "sqlite": (None, "simple", None),
     "redis": ("redis_server", "redis", "redis_server"),
+    "redis-sqlite": ("redis_server", "redis", None),
+    "redis-postgresql": ("redis_server", "redis", "postgresql_server"),
     "rabbitmq": ("rabbitmq_server", "rabbitmq", "postgresql_server"),
 }
 """By name: the fixture of the broker, the queue's type, the fixture of the store."""
 
 
-@pytest.fixture(params=SITES)
-async def site(request: pytest.FixtureRequest, tmp_path: Path, unique: str) -> AsyncIterator[Plane]:
-    """As ``plane``, on each broker and store; workers open the shared ones themselves."""
-    broker_name, queue_type, store_name = SITES[request.param]
+@asynccontextmanager
+async def _open_site(
+    request: pytest.FixtureRequest, name: str, *, broadcast: bool = False
+) -> AsyncIterator[Plane]:
+    broker_name, queue_type, store_name = SITES[name]
+    namespace = request.getfixturevalue("unique")
     broker = Broker()
+    url, options = "", {}
     async with AsyncExitStack() as stack:
         if broker_name is None:
             queue: Any = LocalMessageQueue(broker)
         else:
             server = request.getfixturevalue(broker_name)
             url = server.uri if queue_type == "redis" else server.url()
-            options = {"exclusive_mode": True} if queue_type == "redis" else {}
+            options = {"exclusive_mode": not broadcast} if queue_type == "redis" else {}
             queue = open_queue(queue_type, url, options)
             stack.push_async_callback(queue.aclose)
-        uri = f"sqlite:///{tmp_path}/state.db"
+        uri = f"sqlite:///{request.getfixturevalue('tmp_path')}/state.db"
         if store_name is not None:
             uri = request.getfixturevalue(store_name).uri
-        store = await open_store(uri, unique)
+        store = await open_store(uri, namespace)
         stack.push_async_callback(store.aclose)
-        control_plane = ControlPlane(store, queue, name="tests", namespace=unique)
+        control_plane = ControlPlane(store, queue, name="tests", namespace=namespace)
         shared = None if store_name is None else uri
-        made = Plane(control_plane, broker, namespace=unique, shared_store=shared)
-        made.queue_uri = "" if broker_name is None else url
-        made.queue_type = queue_type
+        made = Plane(control_plane, broker, namespace=namespace, shared_store=shared)
+        made.queue_uri, made.queue_type, made.queue_options = url, queue_type, options
         stack.push_async_callback(made.stop)
         await made.start()
         yield made
+
+
+@pytest.fixture(params=["sqlite", "redis", "rabbitmq"])
+async def site(request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
+    """As ``plane``, on each broker and store; workers open the shared ones themselves."""
+    async with _open_site(request, request.param) as made:
+        yield made
+
+
+@pytest.fixture(params=["redis", "redis-sqlite", "redis-postgresql"])
+async def broadcasting(request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
+    """As ``site``; every worker gets every message."""
+    async with _open_site(request, request.param, broadcast=True) as made:
+        yield made
+
+
+PROGRAM = """
+import os
+from llamadeploy.settings import PodSettings
+from llamadeploy.worker.process import run_worker
+os._exit(run_worker(PodSettings.from_env(), lease=1.0))
+"""
+
+
+@pytest.fixture
+def worker_process(tmp_path: Path) -> Callable[..., Any]:
+    """``worker_process(site, text, service=...)``: a worker of ``text``'s ``workflow`` as a
+    process, killed at the end of the block."""
+
+    @asynccontextmanager
+    async def start(site: Plane, text: str, **settings: Any) -> AsyncIterator[Any]:
+        (tmp_path / "workflow.py").write_text(text)
+        values = {
+            "namespace": site.namespace,
+            "queue_type": site.queue_type,
+            "queue_url": SecretStr(site.queue_uri or site.queue_url),
+            "queue_options": site.queue_options,
+            "state_store_uri": SecretStr(site.shared_store) if site.shared_store else None,
+            "control_plane_url": site.url,
+            "workflow_path": "workflow:workflow",
+            "source_dir": tmp_path,
+            "signing_keys": SecretStr(site.keyring.dump()),
+        } | settings
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", PROGRAM,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
+            | PodSettings(**values).to_environ(),
+        )  # fmt: skip
+        try:
+            yield process
+        finally:
+            if process.returncode is None:
+                process.send_signal(signal.SIGKILL)
+                await process.wait()
+
+    return start
 
 
 async def _eventually(condition: Callable[[], Any], timeout: float = 10.0) -> Any:

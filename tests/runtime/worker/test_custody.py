@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import signal
-import sys
-from contextlib import asynccontextmanager
 
 import pytest
-from pydantic import SecretStr
 from workflows import Workflow, step
 from workflows.events import StartEvent, StopEvent
 
-from llamadeploy.settings import PodSettings
 from llamadeploy.worker.calls import call_service
 from llamadeploy.worker.slots import Seat, Slots
 
@@ -68,13 +63,6 @@ class Relay(Workflow):
         return StopEvent(result=f"then {await call_service('gate')}")
 
 
-PROGRAM = """
-import os
-from llamadeploy.settings import PodSettings
-from llamadeploy.worker.process import run_worker
-os._exit(run_worker(PodSettings.from_env(), lease=1.0))
-"""
-
 RELAY = """
 from workflows import Workflow, step
 from workflows.events import StartEvent, StopEvent
@@ -87,36 +75,8 @@ class Relay(Workflow):
             log.write("run\\n")
         return StopEvent(result=f"then {await call_service('gate')}")
 
-relay = Relay(timeout=None)
+workflow = Relay(timeout=None)
 """
-
-
-@asynccontextmanager
-async def process_of_relay(site, folder):
-    """A worker of the service ``relay`` as a process."""
-    (folder / "workflow.py").write_text(RELAY)
-    settings = PodSettings(
-        service="relay",
-        namespace=site.namespace,
-        queue_type=site.queue_type,
-        queue_url=SecretStr(site.queue_uri or site.queue_url),
-        queue_options={"exclusive_mode": True} if site.queue_type == "redis" else {},
-        state_store_uri=SecretStr(site.shared_store) if site.shared_store else None,
-        control_plane_url=site.url,
-        workflow_path="workflow:relay",
-        source_dir=folder,
-        signing_keys=SecretStr(site.keyring.dump()),
-    )
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep.join(sys.path)}
-    process = await asyncio.create_subprocess_exec(
-        sys.executable, "-c", PROGRAM, env=environ | settings.to_environ()
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            process.send_signal(signal.SIGKILL)
-            await process.wait()
 
 
 async def scaling(plane, service):
@@ -167,14 +127,14 @@ async def test_a_caller_is_acknowledged_counted_and_frees_its_slot(site, eventua
 
 @pytest.mark.rule(10, 14)
 @pytest.mark.defect(8)
-async def test_a_task_in_custody_survives_its_worker(site, eventually, tmp_path):
+async def test_a_task_in_custody_survives_its_worker(site, worker_process, eventually, tmp_path):
     """The queue has nothing of it any more: the lease alone brings it to another worker."""
     await site.register("relay")
     await site.register("gate")
     gate = Gated()
     log = tmp_path / "log"
     async with site.worker(gate, service="gate"):
-        async with process_of_relay(site, tmp_path) as first:
+        async with worker_process(site, RELAY, service="relay") as first:
             task = await site.create("relay", log=str(log))
 
             async def in_custody() -> bool:
@@ -188,7 +148,7 @@ async def test_a_task_in_custody_survives_its_worker(site, eventually, tmp_path)
             await eventually(acknowledged)
             first.send_signal(signal.SIGKILL)
             await first.wait()
-        async with process_of_relay(site, tmp_path):
+        async with worker_process(site, RELAY, service="relay"):
             await eventually(lambda: log.read_text() == "run\n" * 2, 60)
             gate.open = True
             assert (await site.result(task, 30)).result == "then opened"

@@ -31,6 +31,7 @@ class Record(msgspec.Struct, kw_only=True):
     parent: str | None = None
     wait_deadline: float | None = None
     resident: str | None = None
+    runs: int = 0
 
 
 Ended = list[tuple[str, Record | bool]]

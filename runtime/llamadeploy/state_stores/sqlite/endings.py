@@ -83,6 +83,7 @@ def _record(
         data=data,
         event_count=event_count,
         parent=task.parent,
+        runs=task.attempt + task.followers,
     )
 
 

@@ -105,7 +105,7 @@ def append_inbound(tx: Tx, task_id: str, event: str) -> InboundOutcome:
 def read_inbound(tx: Tx, key: ExecutionKey, after: int) -> list[InboundEvent]:
     """See ``ExecutionStore.read_inbound``."""
     task = find_task(tx, key.task_id)
-    if task is None or not task.current(key.attempt):
+    if task is None or task.attempt != key.attempt:
         return []
     return inbound_after(tx, task.id, after)
 

@@ -26,6 +26,9 @@ from llamadeploy.types import TaskState
 _decode_ancestors = msgspec.json.Decoder(tuple[str, ...]).decode
 _decode_bases = msgspec.json.Decoder(dict[str, int]).decode
 
+_BEGUN = ("running", "waiting", "succeeded", "failed")
+"""States in which a first run was begun, and is not to be stopped."""
+
 _STARTABLE = f"""
 SELECT {COLUMNS}, COALESCE(i.stage_input, i.input), s.snapshot,
   CASE WHEN s.snapshot IS NULL THEN c.context END
@@ -43,21 +46,47 @@ def start(tx: Tx, request: StartRequest) -> StartReply:
         return Dropped("terminal" if is_buried(tx, request.task_id) else "unknown")
     task, texts = TaskRow._make(row[:-3]), row[-3:]
     if task.terminal:
-        return Dropped("terminal")
+        return _follow(tx, task, texts, request) or Dropped("terminal")
     if task.state == "running":
         if task.execution_id == request.execution_id:
             _extend(tx, task, tx.now + request.lease)
             return _execution(tx, task, texts)
         if task.timer is not None and task.timer > tx.now:
-            return Dropped("leased")
+            return _follow(tx, task, texts, request) or Dropped("leased")
         if out_of_retries(task):
             give_up_lost(tx, task)
             return Dropped("terminal")
         task = task._replace(crashes=task.crashes + 1)
         tx.observed.append(("redelivered", task.service))
     elif not task.dispatched:
-        return Dropped("not_due")
+        return _follow(tx, task, texts, request) or Dropped("not_due")
     return _execution(tx, _begin(tx, task, request), texts)
+
+
+def _follow(
+    tx: Tx, task: TaskRow, texts: tuple[str, str | None, str | None], request: StartRequest
+) -> Execution | None:
+    """A run beside the one that leads, or that led."""
+    running = task.state == "running"
+    if running and task.worker_id == request.worker_id:
+        return None
+    if running and request.follow == task.dispatch:
+        execution = _execution(tx, task, texts)
+    elif request.follow == 1 and task.stage == 0 and task.state in _BEGUN:
+        afresh = task._replace(base_index=0, consumed_seq=0, wait_expired=0, run_seconds=0.0)
+        execution = _execution(tx, afresh, (texts[0], None, _context(tx, task)))
+    else:
+        return None
+    tx.conn.execute("UPDATE tasks SET followers = followers + 1 WHERE id = ?", (task.id,))
+    return msgspec.structs.replace(execution, leading=False, alone=False)
+
+
+def _context(tx: Tx, task: TaskRow) -> str | None:
+    row = tx.conn.execute(
+        "SELECT context FROM contexts WHERE namespace = ? AND session_id = ? AND service = ?",
+        (tx.namespace, task.session_id, task.service),
+    ).fetchone()
+    return None if row is None else str(row[0])
 
 
 def _begin(tx: Tx, task: TaskRow, request: StartRequest) -> TaskRow:
@@ -126,11 +155,17 @@ def _renew_one(tx: Tx, worker_id: str, key: ExecutionKey, lease: float, custody:
     if task is None:
         return Renewal(key, alive=False)
     if not task.current(key.attempt) or task.worker_id != worker_id:
-        return Renewal(key, alive=False, cancelled=task.state == TaskState.CANCELLED.value)
+        return Renewal(
+            key,
+            alive=False,
+            cancelled=task.state == TaskState.CANCELLED.value,
+            inbound_seq=task.inbound_seq,
+            live=task.state in ("queued", "running"),
+        )
     _extend(tx, task, tx.now + lease)
     if custody:
         tx.conn.execute("UPDATE tasks SET custody_attempt = attempt WHERE id = ?", (task.id,))
-    return Renewal(key, alive=True, inbound_seq=task.inbound_seq)
+    return Renewal(key, alive=True, inbound_seq=task.inbound_seq, live=True)
 
 
 def park(tx: Tx, request: ParkRequest) -> Finished:

@@ -50,6 +50,7 @@ class TaskRow(NamedTuple):
     run_seconds: float
     created_at: float
     started_at: float | None
+    followers: int
 
     @property
     def terminal(self) -> bool:

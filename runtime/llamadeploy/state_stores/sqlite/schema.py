@@ -144,7 +144,11 @@ CUSTODY = """
 ALTER TABLE tasks ADD COLUMN custody_attempt INTEGER NOT NULL DEFAULT 0;  -- acknowledged early
 """
 
-MIGRATIONS: tuple[str, ...] = (FIRST, RESIDENT, CUSTODY)
+FOLLOWERS = """
+ALTER TABLE tasks ADD COLUMN followers INTEGER NOT NULL DEFAULT 0;  -- runs that did not lead
+"""
+
+MIGRATIONS: tuple[str, ...] = (FIRST, RESIDENT, CUSTODY, FOLLOWERS)
 """Script ``n`` brings a file of version ``n`` to version ``n + 1``; append, never change one."""
 
 VERSION = len(MIGRATIONS)

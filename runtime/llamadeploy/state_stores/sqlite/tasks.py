@@ -115,7 +115,8 @@ RECORDS = """
 SELECT task_id, session_id, service, state, attempt, crashes, created_at, started_at, finished_at,
   result, data, event_count, worker_id, parent, timer, base_index,
   (SELECT MAX(idx) + 1 FROM events e WHERE e.task = t.id AND e.attempt = t.attempt),
-  CASE WHEN resident_attempt = attempt AND state = 'running' THEN resident END
+  CASE WHEN resident_attempt = attempt AND state = 'running' THEN resident END,
+  attempt + followers
 FROM tasks t WHERE namespace = ?"""
 """The columns :func:`record` takes; a further condition may follow."""
 
@@ -146,6 +147,7 @@ def record(row: tuple[Any, ...]) -> TaskRecord:
         parent=row[13],
         wait_deadline=row[14] if state is TaskState.WAITING else None,
         resident=row[17],
+        runs=row[18],
     )
 
 

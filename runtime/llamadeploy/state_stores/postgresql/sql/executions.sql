@@ -13,20 +13,20 @@ BEGIN
   IF t.id IS NULL THEN
     RETURN dropped(CASE WHEN is_buried(ns, wanted) THEN 'terminal' ELSE 'unknown' END, e);
   ELSIF is_terminal(t.state) THEN
-    RETURN dropped('terminal', e);
+    RETURN follow(t, r, 'terminal', e);
   ELSIF t.state = 'running' THEN
     IF t.execution_id = r->>'execution_id' THEN
       UPDATE tasks SET timer = now + (r->>'lease')::float8 WHERE id = t.id;
       RETURN reply(execution(t), e);
     ELSIF t.timer > now THEN
-      RETURN dropped('leased', e);
+      RETURN follow(t, r, 'leased', e);
     ELSIF t.crashes + t.errors >= t.max_retries THEN
       RETURN dropped('terminal', give_up_lost(t, now, e));
     END IF;
     t.crashes := t.crashes + 1;
     e := observe(e, json_build_array('redelivered', t.service));
   ELSIF t.state <> 'queued' OR t.timer IS NULL THEN
-    RETURN dropped('not_due', e);
+    RETURN follow(t, r, 'not_due', e);
   END IF;
   e := touch(observe(e, json_build_array('started', t.service, t.task_id,
     CASE WHEN t.attempt = 0 THEN now - t.created_at END)), t.task_id);
@@ -43,6 +43,30 @@ END $$;
 CREATE OR REPLACE FUNCTION dropped(reason text, e effects) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN
   RETURN reply(json_build_object('type', 'dropped', 'reason', reason), e);
+END $$;
+
+-- A run beside the one that leads, or that led; else it is dropped. Only a run that was begun, and is
+-- not to be stopped, is followed from the very beginning, whatever was parked since.
+CREATE OR REPLACE FUNCTION follow(t tasks, r jsonb, reason text, e effects) RETURNS json
+LANGUAGE plpgsql AS $$
+DECLARE
+  number integer := COALESCE((r->'follow')::integer, 0);
+  running boolean := t.state = 'running';
+  present boolean := running AND number = t.dispatch;
+BEGIN
+  IF running AND t.worker_id = r->>'worker_id' OR NOT (present OR (number = 1 AND t.stage = 0
+      AND t.state IN ('running', 'waiting', 'succeeded', 'failed'))) THEN
+    RETURN dropped(reason, e);
+  END IF;
+  UPDATE tasks SET followers = followers + 1 WHERE id = t.id;
+  IF NOT present THEN
+    t.base_index := 0;
+    t.consumed_seq := 0;
+    t.parked_attempt := 0;
+    t.wait_expired := false;
+    t.run_seconds := 0;
+  END IF;
+  RETURN reply((execution(t)::jsonb || '{"leading": false, "alone": false}')::json, e);
 END $$;
 
 CREATE OR REPLACE FUNCTION execution(t tasks) RETURNS json LANGUAGE plpgsql AS $$
@@ -94,7 +118,8 @@ BEGIN
   RETURN reply((
     SELECT COALESCE(json_agg(json_build_object('key', k, 'alive', a.alive,
       'cancelled', t.state IS NOT DISTINCT FROM 'cancelled',
-      'inbound_seq', CASE WHEN a.alive THEN t.inbound_seq ELSE 0 END) ORDER BY n), '[]')
+      'inbound_seq', COALESCE(t.inbound_seq, 0),
+      'live', COALESCE(t.state IN ('queued', 'running'), false)) ORDER BY n), '[]')
     FROM jsonb_array_elements(r->'keys') WITH ORDINALITY AS list (k, n)
       LEFT JOIN tasks t ON t.namespace = ns AND t.task_id = k->>'task_id'
       CROSS JOIN LATERAL (SELECT COALESCE(t.state = 'running' AND t.worker_id = worker
@@ -121,7 +146,7 @@ LANGUAGE plpgsql AS $$
 DECLARE t tasks;
 BEGIN
   SELECT * INTO t FROM tasks WHERE namespace = ns AND task_id = r->'key'->>'task_id';
-  IF NOT is_current(t, r->'key'->'attempt') THEN RETURN '[]'; END IF;
+  IF t.id IS NULL OR t.attempt <> (r->'key'->'attempt')::integer THEN RETURN '[]'; END IF;
   RETURN inbound_after(t.id, (r->>'after')::bigint);
 END $$;
 

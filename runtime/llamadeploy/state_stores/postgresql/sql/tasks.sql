@@ -72,7 +72,7 @@ BEGIN
     'owner', CASE WHEN t.state = 'running' THEN t.worker_id END, 'parent', t.parent,
     'wait_deadline', CASE WHEN t.state = 'waiting' THEN t.timer END,
     'resident', CASE WHEN t.state = 'running' AND t.resident_attempt = t.attempt
-      THEN t.resident END);
+      THEN t.resident END, 'runs', t.attempt + t.followers);
 END $$;
 
 CREATE OR REPLACE FUNCTION op_get_task(ns text, clock float8, r jsonb) RETURNS json

@@ -105,6 +105,7 @@ local function record(t, result, data)
     started_at = t.started_at,
     finished_at = t.finished_at,
     parent = t.parent,
+    runs = t.attempt + (t.followers or 0),
   }
   if TERMINAL[t.state] then
     if not result then

@@ -116,7 +116,8 @@ function OPS.append_inbound()
 end
 
 function OPS.read_inbound()
-  if not current(find(R.key.task_id), R.key.attempt) then
+  local t = find(R.key.task_id)
+  if not t or t.attempt ~= R.key.attempt then
     return {}
   end
   return inbound_after(R.key.task_id, R.after)

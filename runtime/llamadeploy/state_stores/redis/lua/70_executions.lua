@@ -41,14 +41,15 @@ local function begin(t)
   save(t)
 end
 
-local function execution(t)
+-- `afresh`: from the very beginning, whatever was parked since.
+local function execution(t, afresh)
   local id = t.task_id
   local found = call('HMGET', texts(id), 'stage_input', 'input', 'snapshot')
-  local snapshot, context = value(found[3]), nil
+  local snapshot, context = not afresh and value(found[3]) or nil, nil
   if not snapshot then
     context = value(call('HGET', P .. 'context:' .. t.session_id, t.service))
   end
-  local consumed = t.consumed_seq or 0
+  local consumed = not afresh and t.consumed_seq or 0
   return {
     type = 'execution',
     task_id = id,
@@ -58,12 +59,12 @@ local function execution(t)
     input = found[1] or found[2],
     context = context,
     snapshot = snapshot,
-    base_index = t.base_index or 0,
+    base_index = not afresh and t.base_index or 0,
     inbound = (t.inbound_seq or 0) > consumed and inbound_after(id, consumed) or {},
     consumed_seq = consumed,
     parked_code_version = t.parked_code_version or '',
-    wait_expired = t.wait_expired or false,
-    run_seconds = t.run_seconds or 0,
+    wait_expired = not afresh and t.wait_expired or false,
+    run_seconds = not afresh and t.run_seconds or 0,
     alone = t.crashes > 0 and t.crashes + t.errors >= t.max_retries,
     keep_context = not t.detached,
     wait_timeout = t.wait_timeout,
@@ -75,19 +76,37 @@ local function dropped(reason)
   return { type = 'dropped', reason = reason }
 end
 
+-- States in which a first run was begun, and is not to be stopped.
+local BEGUN = { running = true, waiting = true, succeeded = true, failed = true }
+
+-- A run beside the one that leads, or that led; else it is dropped.
+local function follow(t, reason)
+  local number, running = R.follow or 0, t.state == 'running'
+  local present = running and number == t.dispatch
+  local afresh = number == 1 and (t.stage or 0) == 0 and BEGUN[t.state]
+  if running and t.worker_id == R.worker_id or not (present or afresh) then
+    return dropped(reason)
+  end
+  t.followers = (t.followers or 0) + 1
+  save(t)
+  local found = execution(t, not present)
+  found.leading, found.alone = false, false
+  return found
+end
+
 function OPS.start()
   local t = find(R.task_id)
   if not t then
     return dropped(is_buried(R.task_id) and 'terminal' or 'unknown')
   elseif TERMINAL[t.state] then
-    return dropped('terminal')
+    return follow(t, 'terminal')
   elseif t.state == 'running' then
     if t.execution_id == R.execution_id then
       t.timer = NOW + R.lease
       save(t)
       return execution(t)
     elseif t.timer > NOW then
-      return dropped('leased')
+      return follow(t, 'leased')
     elseif out_of_retries(t) then
       give_up_lost(t)
       return dropped('terminal')
@@ -95,7 +114,7 @@ function OPS.start()
     t.crashes = t.crashes + 1
     observe('redelivered', t.service)
   elseif t.state ~= 'queued' or not t.timer then
-    return dropped('not_due')
+    return follow(t, 'not_due')
   end
   begin(t)
   return execution(t)
@@ -112,10 +131,12 @@ function OPS.renew()
       if R.custody then
         t.custody_attempt = t.attempt
       end
-      answer.inbound_seq = t.inbound_seq or 0
       save(t)
-    elseif t then
+    end
+    if t then
+      answer.inbound_seq = t.inbound_seq or 0
       answer.cancelled = t.state == 'cancelled'
+      answer.live = t.state == 'queued' or t.state == 'running'
     end
     answers[at] = answer
   end
