@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench dev openapi lock clean
+.PHONY: help demo test lint bench dev openapi crds lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ dev: $(VENV)/.dev ## Make the development environment in .venv
 
 openapi: $(VENV)/.dev ## Write docs/apiserver.json and docs/control_plane.json
 	$(BIN)/python -m llamadeploy.api_server.openapi docs
+
+crds: $(VENV)/.dev ## Write crds/*.yaml from the models
+	$(BIN)/python -m llamadeploy_operator.models.crd crds
 
 lock: $(VENV)/.dev ## Renew requirements/*.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \

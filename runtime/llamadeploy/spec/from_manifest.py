@@ -175,7 +175,9 @@ def _spec(found: _Found) -> DeploymentSpec:
     for path in _CLUSTER_FIELDS:
         only.take(found.document, ("spec", *path), path)
     at = ("spec", "defaultService")
-    require_service(found.document, at, spec.default_service, found.services, resolver.problems)
+    # The API server sees the Deployment alone: where it has services, the default is one of them.
+    names = [item.name for item in spec.services or []] or found.services
+    require_service(found.document, at, spec.default_service, names, resolver.problems)
     return DeploymentSpec(
         name=found.manifest.metadata.name,
         namespace=found.manifest.metadata.namespace,

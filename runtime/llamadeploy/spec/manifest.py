@@ -9,8 +9,20 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
+from pydantic.json_schema import SkipJsonSchema
 
-from llamadeploy.spec.fields import Concurrency, Port, Replicas, Retries, Seconds, Text
+from llamadeploy.spec.fields import (
+    Concurrency,
+    Port,
+    Quantity,
+    Replicas,
+    Retries,
+    Seconds,
+    ServiceName,
+    ShortText,
+    Text,
+    TopicNamespace,
+)
 from llamadeploy.spec.manifest_common import (
     EnvVar,
     FileSource,
@@ -22,7 +34,7 @@ from llamadeploy.spec.manifest_common import (
     SecretSource,
     require_one,
 )
-from llamadeploy.spec.names import QUANTITY, SERVICE_NAME, TOPIC_NAMESPACE, WORKFLOW_PATH
+from llamadeploy.spec.names import WORKFLOW_PATH
 from llamadeploy.spec.validation import problem_error
 
 GROUP = "llamadeploy.io"
@@ -34,9 +46,9 @@ SOLACE_CURE = "use redis, rabbitmq, kafka or aws, or simple without a broker"
 class Storage(ManifestModel):
     """A persistent volume."""
 
-    size: str = Field("1Gi", description="Size of the volume.", pattern=QUANTITY)
-    storage_class_name: str | None = Field(
-        None, description="Storage class; omitted: the cluster's default."
+    size: Quantity = Field("1Gi", description="Size of the volume, by default 1Gi; immutable.")
+    storage_class_name: ResourceName | None = Field(
+        None, description="Storage class; omitted: the cluster's default. Immutable."
     )
 
 
@@ -72,10 +84,8 @@ class ControlPlane(ManifestModel):
     state_store: StateStore | None = Field(
         None, description="Where state is kept; omitted: in memory, on a laptop SQLite."
     )
-    topic_namespace: str | None = Field(
-        None,
-        description="Prefix of the queue's topics; omitted: the namespace and name.",
-        pattern=TOPIC_NAMESPACE,
+    topic_namespace: TopicNamespace | None = Field(
+        None, description="Prefix of the queue's topics; omitted: the namespace and name."
     )
     cors_origins: list[Text] | None = Field(
         None, description="Origins from which browsers may call; ['*'] for all.", max_length=100
@@ -151,7 +161,7 @@ class MessageQueue(ManifestModel):
     """The message queue: its type, and the section of that type."""
 
     type: Literal["simple", "redis", "rabbitmq", "kafka", "aws"] = Field(
-        description="Type of queue: simple, redis, rabbitmq, kafka or aws."
+        description="Type of queue: simple, redis, rabbitmq, kafka or aws; immutable."
     )
     managed: Managed | None = Field(
         None, description="A single-node broker that the operator runs, instead of an address."
@@ -187,7 +197,19 @@ class MessageQueue(ManifestModel):
             raise problem_error(
                 f"managed cannot be had for type '{self.type}'", "use redis or rabbitmq"
             )
+        self._has_address()
         return self
+
+    def _has_address(self) -> None:
+        if self.type in ("simple", "aws") or self.managed is not None:
+            return
+        section: Broker | None = getattr(self, self.type)
+        if section is None or not section.addressed:
+            managed = "" if self.type == "kafka" else "managed, "
+            raise problem_error(
+                f"no address of a {self.type} broker",
+                f"give {managed}{self.type}.url or {self.type}.urlFrom",
+            )
 
 
 class GitSource(ManifestModel):
@@ -255,7 +277,7 @@ class Component(ManifestModel):
     python_dependencies: list[Text] | None = Field(
         None, description="What pip installs before the code is run.", max_length=200
     )
-    ts_dependencies: dict[str, str] | None = Field(
+    ts_dependencies: dict[str, ShortText] | None = Field(
         None, description="npm package -> version.", max_length=200
     )
     pod_template: PodTemplate | None = Field(None, description="Overlay of the pod template.")
@@ -271,8 +293,8 @@ class ServiceFields(Component):
     replicas: Replicas | None = Field(
         None, description="Number of workers; omitted: left to kubectl scale and autoscalers."
     )
-    autoscaling: dict[str, Any] | None = Field(
-        None, description="Scaling by backlog, instead of replicas."
+    autoscaling: SkipJsonSchema[dict[str, Any] | None] = Field(
+        None, description="Scaling by backlog, instead of replicas; not on clusters yet."
     )
     max_concurrent_tasks: Concurrency | None = Field(
         None, description="Tasks that one worker runs at a time, by default 8."
@@ -310,13 +332,13 @@ class ServiceFields(Component):
 class InlineService(ServiceFields):
     """A service of a Deployment."""
 
-    name: str = Field(description="Name of the service on the wire.", pattern=SERVICE_NAME)
+    name: ServiceName = Field(description="Name of the service on the wire.")
 
 
 class Ui(Component):
     """The user interface of the deployment."""
 
-    name: str = Field(description="Name of the user interface.", pattern=SERVICE_NAME)
+    name: ServiceName = Field(description="Name of the user interface.")
     path: str | None = Field(
         None, description="Folder of package.json in the source.", max_length=1024
     )
@@ -331,7 +353,11 @@ class DeploymentManifestSpec(ManifestModel):
     message_queue: MessageQueue | None = Field(
         None, description="The message queue, by default of type simple."
     )
-    default_service: str | None = Field(None, description="Service of tasks that name none.")
+    default_service: ServiceName | None = Field(
+        None,
+        description="Service of tasks that name none: one of services, or where there are none a"
+        " WorkflowService of this Deployment.",
+    )
     services: list[InlineService] | None = Field(
         None, description="The services; their names differ.", max_length=100
     )
@@ -348,15 +374,45 @@ class DeploymentManifestSpec(ManifestModel):
         description="Secret with the keys that sign contexts; omitted: one is generated.",
     )
 
+    @model_validator(mode="after")
+    def _shares_what_it_can(self) -> DeploymentManifestSpec:
+        """Several processes need a queue and a store that all of them reach."""
+        unshared = self._unshared()
+        if unshared is None:
+            return self
+        what, cure = unshared
+        if self.orchestrator is not None:
+            raise problem_error(
+                f"orchestrator: with {what} the control plane orchestrates",
+                f"remove orchestrator, or write {cure}",
+            )
+        if self.control_plane is not None and (self.control_plane.replicas or 1) > 1:
+            raise problem_error(
+                f"controlPlane.replicas: {what} belongs to one control plane",
+                f"write 1, or write {cure}",
+            )
+        return self
+
+    def _unshared(self) -> tuple[str, str] | None:
+        """What only one process has, and what to take instead."""
+        if self.message_queue is None or self.message_queue.type == "simple":
+            return "the simple queue", "messageQueue.type redis, rabbitmq, kafka or aws"
+        store = self.control_plane.state_store if self.control_plane else None
+        uri = store.uri.get_secret_value() if store and store.uri else None
+        if store is None or (uri is not None and uri.startswith(("memory:", "sqlite:"))):
+            cure = "controlPlane.stateStore with managed, or the address of redis or postgresql"
+            return "state in memory or SQLite", cure
+        return None
+
 
 class WorkflowServiceManifestSpec(ServiceFields):
     """What a WorkflowService should be."""
 
     deployment_ref: LocalObjectReference = Field(
-        description="The Deployment it belongs to, in the same namespace."
+        description="The Deployment it belongs to, in the same namespace; immutable."
     )
-    service_name: str | None = Field(
-        None, description="Name on the wire; omitted: the object's.", pattern=SERVICE_NAME
+    service_name: ServiceName | None = Field(
+        None, description="Name on the wire; omitted: the object's."
     )
 
 

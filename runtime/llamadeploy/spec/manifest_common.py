@@ -7,11 +7,11 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 from pydantic.alias_generators import to_camel
 
-from llamadeploy.spec.fields import EnvName
+from llamadeploy.spec.fields import EnvName, Quantity
 from llamadeploy.spec.names import RESOURCE_NAME
 from llamadeploy.spec.validation import problem_error
 
-ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE_NAME)]
+ResourceName = Annotated[str, StringConstraints(pattern=RESOURCE_NAME, max_length=253)]
 PodTemplate = dict[str, Any]
 
 
@@ -70,13 +70,36 @@ class FileSource(ManifestModel):
         return self
 
 
+class FieldSelector(ManifestModel):
+    """A field of the pod."""
+
+    api_version: str | None = Field(
+        None, description="Version that fieldPath is written for, by default v1.", max_length=63
+    )
+    field_path: str = Field(
+        description="The field, such as metadata.name.", min_length=1, max_length=512
+    )
+
+
+class ResourceFieldSelector(ManifestModel):
+    """A request or limit of a container."""
+
+    container_name: str | None = Field(
+        None, description="The container; omitted: the one of the variable.", max_length=63
+    )
+    resource: str = Field(
+        description="The resource, such as limits.memory.", min_length=1, max_length=253
+    )
+    divisor: Quantity | None = Field(None, description="Unit of the value, by default 1.")
+
+
 class EnvVarSource(ManifestModel):
     """Where a variable's value comes from."""
 
     secret_key_ref: KeySelector | None = Field(None, description="Key of a Secret.")
     config_map_key_ref: KeySelector | None = Field(None, description="Key of a ConfigMap.")
-    field_ref: dict[str, Any] | None = Field(None, description="Field of the pod.")
-    resource_field_ref: dict[str, Any] | None = Field(
+    field_ref: FieldSelector | None = Field(None, description="Field of the pod.")
+    resource_field_ref: ResourceFieldSelector | None = Field(
         None, description="Resource of the container."
     )
 
@@ -91,7 +114,7 @@ class EnvVar(ManifestModel):
     """One environment variable."""
 
     name: EnvName = Field(description="Name of the variable.")
-    value: str | None = Field(None, description="Its value.", repr=False)
+    value: str | None = Field(None, description="Its value.", repr=False, max_length=32768)
     value_from: EnvVarSource | None = Field(
         None, description="Where its value comes from, instead of value."
     )

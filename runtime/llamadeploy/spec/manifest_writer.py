@@ -23,6 +23,7 @@ from llamadeploy.spec.local_sources import LocalFiles, inline_local_sources
 from llamadeploy.spec.manifest import API_VERSION, SOLACE_CURE
 from llamadeploy.spec.names import RESOURCE_NAME, resource_name
 from llamadeploy.spec.problems import SpecError, SpecProblem
+from llamadeploy.spec.queue_address import DEFAULT_URLS
 
 _SERVICE_OPTIONS = {
     "description": "description",
@@ -160,8 +161,8 @@ class _Writer:
             self._comments += [f"message-queue.{key}: decided by the pod" for key in options]
         elif queue.type == "aws":
             section = self._aws(options)
-        elif "url" in options:
-            section = self._address("url", options["url"], "queue-url")
+        else:
+            section = self._address("url", self._broker_url(queue), "queue-url")
         section |= _present(
             {
                 "exclusiveMode": options.get("exclusive_mode"),
@@ -169,6 +170,13 @@ class _Writer:
             }
         )
         return {"type": queue.type, **({queue.type: section} if section else {})}
+
+    def _broker_url(self, queue: QueueSpec) -> str:
+        default = DEFAULT_URLS[queue.type]
+        if "url" not in queue.options:
+            where = "the file names no broker; the address below is the default, change it"
+            self._comments.append(f"message-queue.url: {where}")
+        return str(queue.options.get("url", default))
 
     def _aws(self, options: dict[str, Any]) -> dict[str, Any]:
         section = {"region": options.get("aws_region")}

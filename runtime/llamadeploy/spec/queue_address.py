@@ -51,4 +51,11 @@ def _login(parts: Mapping[str, Any]) -> str:
 ADDRESS_FIELDS = ("url", *_PARTS)
 """The fields of a broker's configuration that its ``url`` says all of."""
 
+DEFAULT_URLS = {
+    "redis": "redis://localhost:6379",
+    "rabbitmq": "amqp://guest:guest@localhost/",
+    "kafka": "localhost:9092",
+}
+"""Where 0.8.1 looks for a broker that has no address."""
+
 _BUILDERS = {"redis": _redis, "rabbitmq": _rabbitmq, "kafka": _kafka}

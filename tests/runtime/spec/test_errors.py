@@ -495,7 +495,7 @@ def test_deployment_file(old, new, expected):
         ),
         (
             "{name: A, value: a}",
-            "{name: A, value: a, valueFrom: {fieldRef: {}}}",
+            "{name: A, value: a, valueFrom: {fieldRef: {fieldPath: metadata.name}}}",
             "25: spec.services[0].env[0]: has both value and valueFrom; keep one of them",
         ),
         (

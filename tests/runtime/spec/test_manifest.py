@@ -153,7 +153,10 @@ def test_the_smallest_manifest():
     [
         ("{type: simple}", {}),
         ("{type: simple, simple: {}}", {}),
-        ("{type: redis, redis: {exclusiveMode: true}}", {"exclusive_mode": True}),
+        (
+            "{type: redis, redis: {url: 'redis://h', exclusiveMode: true}}",
+            {"url": "redis://h", "exclusive_mode": True},
+        ),
         ("{type: redis, redis: {url: 'redis://h'}}", {"url": "redis://h"}),
         (
             "{type: rabbitmq, rabbitmq: {urlFrom: {secretKeyRef: {name: state, key: token}},"

@@ -88,17 +88,17 @@ queues = st.one_of(
     st.just(QueueSpec()),
     st.builds(
         lambda url, mode: QueueSpec(type="redis", options=url | mode),
-        st.sampled_from([{}, {"url": "redis://h"}, {"url": "redis://u:p@h:1/2"}]),
+        st.sampled_from([{"url": "redis://h"}, {"url": "redis://u:p@h:1/2"}]),
         st.sampled_from([{}, {"exclusive_mode": True}, {"exclusive_mode": False}]),
     ),
     st.builds(
         lambda url, name: QueueSpec(type="rabbitmq", options=url | name),
-        st.sampled_from([{}, {"url": "amqp://h"}, {"url": "amqps://u:p%40@h/v"}]),
+        st.sampled_from([{"url": "amqp://h"}, {"url": "amqps://u:p%40@h/v"}]),
         st.sampled_from([{}, {"exchange_name": "x"}]),
     ),
     st.builds(
         lambda url: QueueSpec(type="kafka", options=url),
-        st.sampled_from([{}, {"url": "h:9092"}]),
+        st.sampled_from([{"url": "h:9092"}]),
     ),
     st.builds(
         lambda options: QueueSpec(type="aws", options=options),
@@ -305,3 +305,10 @@ def test_a_source_too_large_for_a_config_map():
 def test_solace_is_refused():
     spec = DeploymentSpec(name="d", message_queue=QueueSpec(type="solace"))
     assert failure(spec).startswith("message-queue.type: solace is not supported; use redis")
+
+
+@pytest.mark.parametrize("kind", ["redis", "kafka"])
+def test_a_broker_without_an_address_gets_the_default_one(kind: str) -> None:
+    written = to_manifests(DeploymentSpec(name="d", message_queue=QueueSpec(type=kind)))
+    assert "names no broker" in written
+    assert "localhost" in load_deployment(written).message_queue.options["url"]
