@@ -32,6 +32,7 @@ RULES = {
     15: "Every replica runs a broadcast's task, and one of them ends it, also when the first dies",
     16: "Nothing from the network is executed or imported",
     17: "What is finished expires, what is alive does not, what expired is not run again",
+    18: "Components of neighbouring releases work together",
 }
 """The rules that hold on a laptop, by their number in the project's specification."""
 
