@@ -113,6 +113,9 @@ async def serve(
             default_service=settings.default_service,
             orchestrates=orchestrates or not runs_apart(settings.queue_type, uri),
         )
+        as_config = getattr(queue, "as_config", None)
+        if as_config is not None:
+            control_plane.queue_config = as_config()
         if queue_server is not None:
             await queue_server.start()
             stack.push_async_callback(queue_server.stop)

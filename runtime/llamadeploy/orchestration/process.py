@@ -59,7 +59,9 @@ async def serve(
         probes = Probes(host, metrics_port)
         await probes.start()
         stack.push_async_callback(probes.stop)
-        store = await until_up(partial(open_store, uri, settings.namespace), probes, stop)
+        # Nobody follows tasks here.
+        opening = partial(open_store, uri, settings.namespace, worker=True)
+        store = await until_up(opening, probes, stop)
         if store is None:
             return
         stack.push_async_callback(store.aclose)
