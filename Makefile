@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench dev openapi crds lock clean
+.PHONY: help demo test lint bench chaos dev openapi crds lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
@@ -25,6 +25,9 @@ bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a s
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.brokers
 	$(BIN)/python -m benchmarks.soak
+
+chaos: $(VENV)/.dev ## Kill, stop and cut off everything under load on real brokers (about 25 minutes)
+	$(BIN)/python -m chaos
 
 dev: $(VENV)/.dev ## Make the development environment in .venv
 

@@ -178,6 +178,7 @@ class Cluster:
             ``max_concurrent_tasks``.
         deployment, namespace: as in :class:`PodSettings`; topics and keys begin with the namespace.
         api_token: what requests must carry; see :attr:`headers`.
+        queue_port: where control planes serve the queue, which is ``simple`` then.
         env: more variables for every process.
         settings: more fields of :class:`PodSettings` for every process.
 
@@ -202,6 +203,7 @@ class Cluster:
         deployment: str = "test",
         namespace: str = "llama_deploy.test",
         api_token: str = "test-token",  # noqa: S107 - of a deployment that only tests reach
+        queue_port: int | None = None,
         env: Mapping[str, str] | None = None,
         **settings: Any,
     ) -> None:
@@ -215,6 +217,7 @@ class Cluster:
         # Processes whose parent was killed see the end of this pipe, and end too.
         self._parent, self._ours = os.pipe()
         self._env = dict(env or {})
+        self._queue_options = [] if queue_port is None else ["--queue-port", str(queue_port)]
         self._settings: dict[str, Any] = {
             "deployment": deployment,
             "namespace": namespace,
@@ -296,6 +299,7 @@ class Cluster:
     def _control_plane(self, name: str) -> Process:
         port, metrics = free_port(), free_port()
         options = ["--host", HOST, "--port", str(port), "--metrics-port", str(metrics)]
+        options += self._queue_options
         return self._process(name, "control-plane", options, port, metrics, {})
 
     def _orchestrator(self, name: str) -> Process:
