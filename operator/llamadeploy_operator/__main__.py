@@ -15,7 +15,7 @@ import kopf
 
 from llamadeploy.logs import configure_logging
 from llamadeploy_operator import __version__, metrics
-from llamadeploy_operator.cluster.api import Api, ApiError, connect, own_namespace
+from llamadeploy_operator.cluster.api import Api, ApiError, NotLeading, connect, own_namespace
 from llamadeploy_operator.cluster.cache import Cache
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import (
@@ -72,28 +72,36 @@ class Operator:
         for key in self.routes.of(kind, body):
             self.queue.add(key)
 
-    async def run(self, stop: asyncio.Event) -> None:
-        """Watch and reconcile until ``stop``. Raises: whatever ends one of the parts."""
+    async def run(self, stop: asyncio.Event, *others: asyncio.Task[None]) -> None:
+        """Watch and reconcile until ``stop``.
+
+        Raises:
+            BaseException: whatever ends one of the parts, or one of the ``others``.
+        """
         scopes: tuple[str | None, ...] = self.settings.namespaces or (None,)
         for kind in (*self.kinds, *METADATA_ONLY):
             for namespace in scopes:
                 self.watchdog.expect(Watch(kind.resource, namespace or ""))
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._kopf(stop), name="kopf"),
-                group.create_task(self._reconcile(), name="reconcile"),
-                *(
-                    group.create_task(
-                        MetadataWatch(self.api, kind, scope, self.sink, self.changed).run(),
-                        name=f"watch of {kind.resource}",
-                    )
-                    for kind in METADATA_ONLY
-                    for scope in scopes
-                ),
-            ]
-            await stop.wait()
-            for task in tasks[1:]:
-                task.cancel()
+        parts = [
+            self._kopf(stop),
+            *(self._watch(kind, scope) for kind in METADATA_ONLY for scope in scopes),
+        ]
+        watches = [asyncio.create_task(part) for part in parts]
+        work = asyncio.create_task(self._reconcile(), name="reconcile")
+        stopped = asyncio.create_task(stop.wait())
+        done, _ = await asyncio.wait(
+            {*watches, *others, work, stopped}, return_when=asyncio.FIRST_COMPLETED
+        )
+        # Nothing is written any more once this returns. The watches end with the process: kopf
+        # would wait for seconds for tasks that are not its own.
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+        for task in done - {stopped}:
+            task.result()
+            raise RuntimeError(f"{task.get_name()} has ended by itself")
+
+    async def _watch(self, kind: Kind, scope: str | None) -> None:
+        await MetadataWatch(self.api, kind, scope, self.sink, self.changed).run()
 
     async def _reconcile(self) -> None:
         # Before every watch has listed, children that exist would look as if they were missing.
@@ -116,13 +124,10 @@ class Operator:
                 standalone=True,
                 clusterwide=not self.settings.namespaces,
                 namespaces=self.settings.namespaces,
-                stop_flag=stop,
                 ready_flag=ready,
             )
         finally:
             take_over.cancel()
-        if not stop.is_set():
-            raise RuntimeError("kopf has ended by itself")
 
 
 async def _signals_after(ready: asyncio.Event, stop: asyncio.Event) -> None:
@@ -157,10 +162,10 @@ async def operate(settings: OperatorSettings) -> int:
             return 0
         metrics.LEADER.set(1)
         await _work(operator, elector, stop)
-    except* LeadershipLost as group:
-        logger.error("stopped: %s", group.exceptions[0])
+    except (LeadershipLost, NotLeading, BaseExceptionGroup) as error:
+        logger.error("stopped: %s", _first(error))
         code = 3
-    except* Exception:
+    except Exception:
         logger.exception("stopped by an error")
         code = 1
     finally:
@@ -174,11 +179,16 @@ async def operate(settings: OperatorSettings) -> int:
 
 
 async def _work(operator: Operator, elector: Elector | None, stop: asyncio.Event) -> None:
-    async with asyncio.TaskGroup() as group:
-        hold = group.create_task(elector.hold(), name="lease") if elector else None
-        await operator.run(stop)
-        if hold is not None:
-            hold.cancel()
+    others = [asyncio.create_task(elector.hold(), name="lease")] if elector else []
+    try:
+        await operator.run(stop, *others)
+    finally:
+        for task in others:
+            task.cancel()
+
+
+def _first(error: BaseException) -> BaseException:
+    return _first(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _acquired(elector: Elector, stop: asyncio.Event) -> bool:
@@ -199,6 +209,14 @@ async def _has_pod_monitors(api: Api) -> bool:
         logger.warning("the API groups cannot be read, no PodMonitors are made: %s", error)
         return False
     return any(group["name"] == POD_MONITOR.group for group in found["groups"])
+
+
+async def _operate_and_exit(settings: OperatorSettings) -> None:
+    code = await operate(settings)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Not sys.exit: nothing that hangs in a task or a thread may keep a former leader alive.
+    os._exit(code)
 
 
 def _options(command: Any) -> Any:
@@ -224,11 +242,7 @@ def main(**options: Any) -> None:
     settings = from_options(options, pod_namespace=own_namespace())
     configure_logging(settings.log_format, settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    code = asyncio.run(operate(settings))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Not sys.exit: nothing that hangs in a thread or at exit may keep a former leader alive.
-    os._exit(code)
+    asyncio.run(_operate_and_exit(settings))
 
 
 if __name__ == "__main__":

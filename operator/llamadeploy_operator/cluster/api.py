@@ -55,7 +55,15 @@ class ApiError(Exception):
     @property
     def permanent(self) -> bool:
         """Whether the same request will be refused again: what was sent is wrong."""
-        return self.status in (400, 413, 415, 422)
+        return self.status in (400, 413, 415, 422) or self.mistyped
+
+    @property
+    def mistyped(self) -> bool:
+        """Whether an applied manifest has an unknown field or a value of the wrong type: the API
+        server calls that an internal error."""
+        return self.status == 500 and self.message.startswith(
+            ("failed to create typed patch object", "failed to convert new object")
+        )
 
 
 class NotLeading(BaseException):

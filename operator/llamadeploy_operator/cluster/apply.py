@@ -10,7 +10,14 @@ from typing import Any
 from llamadeploy_operator import names
 from llamadeploy_operator.cluster.api import JSON, METADATA, Api, ApiError
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey, controller, controller_uid
-from llamadeploy_operator.cluster.kinds import METADATA_ONLY, WORKFLOW_SERVICE, Kind, kind_of
+from llamadeploy_operator.cluster.kinds import (
+    APP,
+    METADATA_ONLY,
+    STATEFUL_SET,
+    WORKFLOW_SERVICE,
+    Kind,
+    kind_of,
+)
 from llamadeploy_operator.cluster.ownership import (
     APPLIED_ANNOTATION,
     is_steady,
@@ -169,7 +176,7 @@ def name_conflict(key: ObjectKey, live: Mapping[str, Any]) -> Problem:
 def _refused(key: ObjectKey, error: ApiError) -> Problem:
     reason = Reason.APPLY_REFUSED
     cure = "change the field of the spec that it comes from"
-    if "template" in error.message:
+    if key.kind in (APP, STATEFUL_SET) and (error.mistyped or "spec.template" in error.message):
         reason, cure = Reason.INVALID_POD_TEMPLATE, "correct the podTemplate"
     return Problem(
         reason,

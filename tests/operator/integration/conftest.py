@@ -1,0 +1,77 @@
+"""The operator as a process, against a real API server, with no right beyond ``rbac.py``."""
+
+from __future__ import annotations
+
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[3]))
+
+from e2e.cluster.api import Api
+from e2e.operator_process import SYSTEM, Namespace, OperatorProcess, create_once, grant
+
+
+@pytest.fixture(scope="session")
+def system(api_server: Any) -> str:
+    """The operator's namespace, with its rights."""
+    create_once(api_server.api, "/api/v1/namespaces", {"metadata": {"name": SYSTEM}})
+    grant(api_server.api, "operator")
+    return SYSTEM
+
+
+Start = Callable[..., OperatorProcess]
+
+
+@contextmanager
+def starting(api_server: Any, folder: Path) -> Iterator[Start]:
+    """Start operators; all of them end with the block."""
+    started: list[OperatorProcess] = []
+
+    def start(*arguments: str, kubeconfig: Path | None = None) -> OperatorProcess:
+        if "--lease-name" not in arguments:
+            arguments += ("--lease-name", f"lease-{uuid.uuid4().hex[:8]}")
+        config = kubeconfig or api_server.kubeconfig_for("operator")
+        process = OperatorProcess(config, folder, *arguments)
+        process.start()
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.stop()
+
+
+@pytest.fixture
+def start_operator(api_server: Any, system: str, tmp_path: Path) -> Iterator[Start]:
+    """Start an operator: ``start_operator("--flag", ..., kubeconfig=None)``. Its lease is its own
+    unless ``--lease-name`` is given."""
+    with starting(api_server, tmp_path) as start:
+        yield start
+
+
+@pytest.fixture
+def space(api: Api, namespace: str) -> Namespace:
+    """A namespace with a workflow's code in it."""
+    space = Namespace(api, namespace)
+    space.create("configmap", {"metadata": {"name": "code"}, "data": {"workflow.py": "flow = 1"}})
+    return space
+
+
+@pytest.fixture(scope="module")
+def operator(
+    api_server: Any, system: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[OperatorProcess]:
+    """An operator of all namespaces for a whole module; it looks at everything each second."""
+    with starting(api_server, tmp_path_factory.mktemp("operator")) as start:
+        process = start("--resync-seconds", "1")
+        process.wait_working()
+        yield process
+        assert process.running, process.tail()
