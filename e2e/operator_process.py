@@ -33,6 +33,7 @@ PATHS = {
     "networkpolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "statefulset": ("/apis/apps/v1", "statefulsets"),
     "job": ("/apis/batch/v1", "jobs"),
+    "pod": ("/api/v1", "pods"),
     "event": ("/api/v1", "events"),
 }
 
