@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from types import TracebackType
-from typing import Any, Generic, Self, TypeVar
+from collections.abc import Callable
+from typing import Any, Self, TypeVar
 
 from llamadeploy.exceptions import QueueError, QueueUnavailableError
+from llamadeploy.message_queues.buffer import BufferedConsumer
 from llamadeploy.message_queues.rabbitmq import link as links
 from llamadeploy.message_queues.rabbitmq.census import Census
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, Channel, DeliveredMessage, translate
@@ -77,7 +76,7 @@ class RabbitMQDelivery(Claim):
 C = TypeVar("C", bound=Claim)
 
 
-class RabbitMQConsumer(Generic[C]):
+class RabbitMQConsumer(BufferedConsumer[C]):
     """See ``base.Consumer``. While the server is away it tries again with growing delays; a
     refusal (a wrong login) ends the iteration with its error.
 
@@ -98,6 +97,7 @@ class RabbitMQConsumer(Generic[C]):
         claim: Callable[[RabbitMQConsumer[Any], Channel, DeliveredMessage], C],
         left: Callable[[RabbitMQConsumer[Any]], None],
     ) -> None:
+        super().__init__()
         self.topic = topic
         self._link = link
         self._topology = topology
@@ -110,13 +110,9 @@ class RabbitMQConsumer(Generic[C]):
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._held: dict[int, C] = {}
-        self._buffer: deque[C] = deque()
-        self._changed = asyncio.Event()
         self._cancelled = asyncio.Event()
         self._delivered = 0
-        self._error: QueueError | None = None
         self._runner: asyncio.Task[None] | None = None
-        self._closed = False
 
     @property
     def held(self) -> int:
@@ -131,27 +127,6 @@ class RabbitMQConsumer(Generic[C]):
             log.warning("waiting for the queue of topic %s: %s", self.topic, error)
         self._runner = asyncio.create_task(self._run(), name=f"consume {self.topic}")
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __aiter__(self) -> AsyncIterator[C]:
-        return self
-
-    async def __anext__(self) -> C:
-        while not self._buffer:
-            if self._error is not None:
-                raise self._error
-            if self._closed:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._buffer.popleft()
 
     async def close(self) -> None:
         """Hand back what was not acknowledged. Idempotent."""

@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from collections import deque
-from collections.abc import AsyncIterator
-from types import TracebackType
 from typing import Self
 
 import msgspec
 
 from llamadeploy.exceptions import QueueError, QueueUnavailableError
+from llamadeploy.message_queues.buffer import BufferedConsumer
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.message_queues.simple.batching import Batcher
 from llamadeploy.message_queues.simple.connection import Backoff, Connection, topic_path
@@ -55,7 +53,7 @@ class HttpDelivery:
             await self._consumer.hand_back([self.tag])
 
 
-class HttpConsumer:
+class HttpConsumer(BufferedConsumer[HttpDelivery]):
     """Holds at most ``prefetch`` messages, leased ahead of the iteration.
 
     While the server is away it tries again, with growing delays; a refusal (a wrong token) ends
@@ -65,6 +63,7 @@ class HttpConsumer:
     def __init__(
         self, connection: Connection, topic: str, *, prefetch: int, ephemeral: bool
     ) -> None:
+        super().__init__()
         self.id = uuid.uuid4().hex
         self.topic = topic
         self._connection = connection
@@ -73,14 +72,10 @@ class HttpConsumer:
         self._ephemeral = ephemeral
         self._received = 0
         self._held: set[int] = set()
-        self._buffer: deque[HttpDelivery] = deque()
         self._unreturned: set[int] = set()
-        self._changed = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
-        self._error: QueueError | None = None
         self._puller: asyncio.Task[None] | None = None
-        self._closed = False
         self._acks: Batcher[int] = Batcher(self._send_acks)
 
     async def __aenter__(self) -> Self:
@@ -91,27 +86,6 @@ class HttpConsumer:
             log.warning("waiting for the queue of topic %s: %s", self.topic, error)
         self._puller = asyncio.create_task(self._pull(), name=f"consume {self.topic}")
         return self
-
-    async def __aexit__(
-        self,
-        exc_type: type[BaseException] | None,
-        exc: BaseException | None,
-        tb: TracebackType | None,
-    ) -> None:
-        await self.close()
-
-    def __aiter__(self) -> AsyncIterator[HttpDelivery]:
-        return self
-
-    async def __anext__(self) -> HttpDelivery:
-        while not self._buffer:
-            if self._error is not None:
-                raise self._error
-            if self._closed:
-                raise StopAsyncIteration
-            self._changed.clear()
-            await self._changed.wait()
-        return self._buffer.popleft()
 
     async def resize(self, prefetch: int) -> None:
         """See ``base.Consumer``."""
