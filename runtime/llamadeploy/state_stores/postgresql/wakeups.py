@@ -36,6 +36,10 @@ LINGER_SECONDS = 0.005
 """For how long a change may wait for others. An end does not: somebody may wait for a result. What
 a short task goes through before its end then travels with it, in one notification."""
 
+SPACING_SECONDS = 0.003
+"""Between two notifications, so that the ends of a busy process share them; the first one after a
+pause goes out at once."""
+
 RECORD_BYTES = 1_500
 """A longer record is read by whoever wants it."""
 
@@ -85,6 +89,7 @@ class Wakeups(Followers):
         self._unsent: dict[str, bytes] = {}
         self._work = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._sent_at = 0.0
         self._pid = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._listening = False
@@ -203,6 +208,7 @@ class Wakeups(Followers):
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(LINGER_SECONDS):
                     await self._hurry.wait()
+            await asyncio.sleep(self._sent_at + SPACING_SECONDS - time.monotonic())
 
     async def _send(self, connection: Connection) -> None:
         sent: dict[str, bytes] = {}
@@ -215,6 +221,7 @@ class Wakeups(Followers):
         for key in sent:
             del self._unsent[key]
         payload = f"[{b','.join(sent.values()).decode()}]"
+        self._sent_at = time.monotonic()
         try:
             await connection.execute(
                 "SELECT pg_notify($1, $2)", self._channel, payload, timeout=CONNECT_SECONDS
