@@ -180,6 +180,7 @@ SITES = {
     "redis-sqlite": ("redis_server", "redis", None),
     "redis-postgresql": ("redis_server", "redis", "postgresql_server"),
     "rabbitmq": ("rabbitmq_server", "rabbitmq", "postgresql_server"),
+    "strict-rabbitmq": ("own_rabbitmq", "rabbitmq", "postgresql_server"),
 }
 """By name: the fixture of the broker, the queue's type, the fixture of the store."""
 
@@ -219,6 +220,13 @@ async def _open_site(
 async def site(request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
     """As ``plane``, on each broker and store; workers open the shared ones themselves."""
     async with _open_site(request, request.param) as made:
+        yield made
+
+
+@pytest.fixture
+async def strict_rabbitmq_site(request: pytest.FixtureRequest) -> AsyncIterator[Plane]:
+    """As ``site``, on a RabbitMQ that waits two seconds for an acknowledgement."""
+    async with _open_site(request, "strict-rabbitmq") as made:
         yield made
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from workflows import Context, Workflow, step
-from workflows.events import Event, HumanResponseEvent, StartEvent, StopEvent
+from workflows.events import Event, HumanResponseEvent, InputRequiredEvent, StartEvent, StopEvent
 
 from llamadeploy.types import EventDefinition
 
@@ -124,6 +124,49 @@ async def test_events_and_cancels_reach_every_replica(broadcasting, replicas, ev
     session = (await broadcasting.store.get_task(task)).session_id
     await broadcasting.control_plane.cancel(session, task)
     await eventually(lambda: all(w.cancelled == 1 for w in workflows))
+
+
+class Asking(Workflow):
+    """Two parts, with a question between them for which it is put away."""
+
+    def __init__(self) -> None:
+        super().__init__(timeout=None)
+        self.parts: list[str] = []
+
+    @step
+    async def ask(self, ev: StartEvent) -> InputRequiredEvent:
+        self.parts.append("asked")
+        return InputRequiredEvent(prefix="?")
+
+    @step
+    async def answer(self, ev: HumanResponseEvent) -> StopEvent:
+        self.parts.append(ev.response)
+        return StopEvent(result=f"answered {ev.response}")
+
+
+@pytest.mark.rule(15)
+async def test_a_question_is_asked_and_answered_on_every_replica(
+    broadcasting, replicas, eventually
+):
+    workflows = [Asking() for _ in range(3)]
+    workers = await replicas(*workflows)
+    task = await broadcasting.create()
+    await eventually(lambda: all(w.parts == ["asked"] for w in workflows))
+
+    async def parked() -> bool:
+        record = await broadcasting.store.get_task(task)
+        return record.state == "waiting" and not any(worker.in_flight for worker in workers)
+
+    await eventually(parked)
+    session = (await broadcasting.store.get_task(task)).session_id
+    event = EventDefinition(event_obj_str=ANSWER, service_id="echo")
+    await broadcasting.control_plane.send_event(session, task, event)
+    assert (await broadcasting.result(task)).result == "answered 42"
+    await eventually(lambda: not any(worker.in_flight for worker in workers))
+    parts = sorted(len(workflow.parts) for workflow in workflows)
+    # Who comes to the answer after the leader's end has nothing to go on from.
+    assert parts[-1] == 2 and parts[0] >= 1
+    assert all(workflow.parts in (["asked"], ["asked", "42"]) for workflow in workflows)
 
 
 class Gated(Workflow):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import time
 
 import pytest
 from workflows import Workflow, step
@@ -180,6 +181,31 @@ async def test_a_long_run_is_acknowledged_and_keeps_its_slot(site, eventually):
     for task in tasks:
         record = await site.store.get_task(task)
         assert (record.attempt, record.crashes) == (1, 0)
+
+
+@pytest.mark.rule(10)
+async def test_no_acknowledgement_is_late(strict_rabbitmq_site, eventually):
+    """The server closes a channel that owes an acknowledgement for two seconds: everything that
+    the worker holds would come again."""
+    site = strict_rabbitmq_site
+    await site.register()
+    gate = Gated()
+    async with site.worker(gate, max_concurrent_tasks=4, custody_after=0.5) as worker:
+        tasks = [await site.create() for _ in range(6)]
+        await eventually(lambda: worker.in_custody == 4, 30)
+        begun = time.monotonic()
+        await eventually(lambda: time.monotonic() - begun > 5.0)  # two of its looks
+        gate.open = True
+        for task in tasks:
+            assert (await site.result(task, 30)).result == "opened"
+        await eventually(lambda: worker.in_flight == 0)
+
+        async def acknowledged() -> bool:
+            return await site.queue.depth(f"{site.namespace}.echo") == 0
+
+        await eventually(acknowledged, 30)
+        assert gate.runs == 6
+        assert worker.counts == {"succeeded": 6}, "a message came again"
 
 
 @pytest.mark.rule(14)
