@@ -21,7 +21,7 @@ DEAD_SECONDS = 30.0
 """A queue that answers nobody for this long, while its server does, is taken for dead. The members
 of a queue elect a leader within seconds where there is a majority of them."""
 
-PROBE_SECONDS = 3.0
+PROBE_SECONDS = 5.0
 """How long a queue that may be dead has for a last answer."""
 
 T = TypeVar("T")
