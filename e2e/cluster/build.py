@@ -78,7 +78,7 @@ def _built(name: str, arguments: Callable[[Path], list[str]], report: Report) ->
             f"{name} has to be built once: install Go 1.25 or newer (https://go.dev/dl), or name a"
             " cluster with LLAMADEPLOY_TEST_CLUSTER=existing and KUBECONFIG"
         )
-    with _locked(path.with_suffix(".lock")):
+    with _locked(path.with_name(f"{name}.lock")):
         if not path.exists():  # another run may just have built it
             _go(program, name, arguments, path, report)
     return path

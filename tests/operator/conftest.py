@@ -24,6 +24,7 @@ ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
 from e2e.cluster.api import Api  # noqa: E402
+from e2e.cluster.api_proxy import ApiProxy  # noqa: E402
 from e2e.cluster.audit import AuditLog  # noqa: E402
 from e2e.cluster.build import BuildUnavailableError, cluster_binary, kwok_binary  # noqa: E402
 from e2e.cluster.control_plane import ControlPlane  # noqa: E402
@@ -153,3 +154,25 @@ async def api_client(api_server: ApiServer) -> AsyncIterator[kubernetes_client.A
     )
     async with kubernetes_client.ApiClient(configuration) as client:
         yield client
+
+
+@pytest.fixture
+def api_proxy(api_server: ApiServer) -> Iterator[ApiProxy]:
+    """A proxy to the run's API server that breaks what the test wants broken."""
+    if api_server.control_plane is None:
+        pytest.skip("the proxy needs the certificate of a cluster that the run started")
+    proxy = ApiProxy(api_server.control_plane)
+    proxy.start()
+    yield proxy
+    proxy.close()
+
+
+@pytest.fixture
+def kwok() -> Path:
+    """The program of kwok, which makes pods Running without running anything."""
+    try:
+        return kwok_binary()
+    except BuildUnavailableError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(str(error))
+        pytest.skip(str(error))
