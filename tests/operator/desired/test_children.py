@@ -61,7 +61,7 @@ def as_live(context: Any) -> Any:
 
 class TestWhichOnes:
     def test_simple_has_no_orchestrator_and_one_recreated_control_plane(self, case: Any) -> None:
-        found = case({"controlPlane": {"replicas": 3}, "orchestrator": {"replicas": 2}})
+        found = case({"controlPlane": {"replicas": 1}})
         assert not [each for each in kinds(found.children) if "orchestrator" in each]
         plane = found.child("Deployment", "app-control-plane")["spec"]
         assert (plane["replicas"], plane["strategy"]) == (1, {"type": "Recreate"})
@@ -72,8 +72,7 @@ class TestWhichOnes:
 
     @pytest.mark.parametrize("uri", ["memory://", "sqlite:////data/x.db"])
     def test_nor_do_memory_and_sqlite(self, case: Any, uri: str) -> None:
-        store = {"stateStore": {"uri": uri}, "replicas": 2}
-        found = case({**SHARED, "controlPlane": store})
+        found = case({**SHARED, "controlPlane": {"stateStore": {"uri": uri}}})
         assert "Deployment/app-orchestrator" not in kinds(found.children)
         assert found.child("Deployment", "app-control-plane")["spec"]["replicas"] == 1
 

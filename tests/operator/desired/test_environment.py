@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from llamadeploy.message_queues.registry import queue_type
 from llamadeploy.preparing.document import SourceDocument
@@ -209,7 +210,7 @@ def test_refused_variables(case: Callable[..., Any], env: Any, message: str) -> 
 
 
 def test_a_queue_without_an_address(case: Callable[..., Any]) -> None:
-    with pytest.raises(SpecError, match=r"messageQueue: redis has no address; give redis.url"):
+    with pytest.raises(ValidationError, match="no address of a redis broker; give managed, redis"):
         case({"messageQueue": {"type": "redis"}})
 
 

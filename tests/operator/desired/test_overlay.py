@@ -132,7 +132,6 @@ def test_refused(overlay: dict[str, Any], field: str, words: str) -> None:
 
 @pytest.mark.parametrize("component", ["controlPlane", "orchestrator", "ui", "services"])
 def test_every_component_checks_its_overlay(case: Callable[..., Any], component: str) -> None:
-    """Also the orchestrator's where none runs: a mistake shows before it matters."""
     overlay = {"podTemplate": {"spec": {"hostNetwork": True}}}
     source = {"source": {"configMap": {"name": "code"}}}
     sections: dict[str, Any] = {
@@ -141,5 +140,9 @@ def test_every_component_checks_its_overlay(case: Callable[..., Any], component:
         "ui": {"name": "web", **source, **overlay},
         "services": [{"name": "echo", "path": "a:b", **source, **overlay}],
     }
+    shared = {
+        "controlPlane": {"stateStore": {"uri": "redis://h"}},
+        "messageQueue": {"type": "redis", "redis": {"url": "redis://h"}},
+    }
     with pytest.raises(InvalidPodTemplate, match=r"podTemplate\.spec\.hostNetwork"):
-        _ = case({component: sections[component]}).children
+        _ = case({**shared, component: sections[component]}).children
