@@ -67,14 +67,19 @@ async def kill_the_store(field: Field) -> None:
     await in_control(field.cluster.pair.store.start)
 
 
+async def kill_both_servers(field: Field) -> None:
+    pair = field.cluster.pair
+    await in_control(pair.broker.kill)
+    await in_control(pair.store.kill)
+    await in_control(pair.store.start)
+    await in_control(pair.broker.start)
+
+
 async def kill_everything(field: Field) -> None:
     cluster = field.cluster
     cluster.supervised = False
     cluster.kill()
-    await in_control(cluster.pair.broker.kill)
-    await in_control(cluster.pair.store.kill)
-    await in_control(cluster.pair.store.start)
-    await in_control(cluster.pair.broker.start)
+    await kill_both_servers(field)
     cluster.start()
     cluster.supervised = True
 
@@ -129,7 +134,8 @@ KILLS = (
 
 SHORT = (
     Blow("kill -9 a worker, an orchestrator and a control plane", kill_one_of_each),
-    *KILLS[3:],
+    Blow("kill -9 the broker and the store", kill_both_servers),
+    KILLS[-1],
 )
 """For every test run."""
 

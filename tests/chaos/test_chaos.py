@@ -44,7 +44,7 @@ async def test_a_worker_whose_network_is_silent_changes_nothing(
 @pytest.mark.defect(5)
 @pytest.mark.timeout(180)
 async def test_questions_are_answered_while_workers_die(servers: Any) -> None:
-    for feat in await answers_while_workers_die(servers):
+    for feat in await answers_while_workers_die(servers, questions=10, kills=2):
         assert feat.held, feat
 
 
