@@ -188,11 +188,12 @@ def _refused(key: ObjectKey, error: ApiError) -> Problem:
 async def prune(api: Api, cache: Cache, owner_uid: str, keep: set[ObjectKey]) -> list[ObjectKey]:
     """Delete the children of an owner that are not to be kept; gives those it deleted.
 
-    Only objects that this owner controls and that carry our label. Raises: ApiError.
+    Only objects that this owner controls and that carry our label, and never a StatefulSet: what
+    holds data goes with its owner alone. Raises: ApiError.
     """
     deleted = []
     for key in cache.owned_by(owner_uid):
-        if key in keep:
+        if key in keep or key.kind == STATEFUL_SET:
             continue
         live = cache.get(*key)
         if live is None or live["metadata"].get("deletionTimestamp"):

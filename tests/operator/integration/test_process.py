@@ -292,9 +292,14 @@ def test_each_right_is_used_and_none_is_missing(
     change(controlPlane={"podTemplate": {"spec": {"hostNetwork": True}}})
     eventually(lambda: space.condition("ldep", "d", "Stalled")[0] == "True", "it is refused")
     # Everything goes again but what a bare Deployment has.
-    change(services=[service("echo", replicas=1)], controlPlane=None, ui=None, messageQueue=None)
+    change(services=[service("echo", replicas=1)], controlPlane=None, ui=None)
     eventually(lambda: space.names("wfs") == {"d-echo"}, "services are pruned")
-    eventually(lambda: not space.names("statefulset"), "the broker is pruned")
+    # Left over from a former release, say.
+    stale = space.get("configmap", "d-config")
+    kept = {key: stale["metadata"][key] for key in ("labels", "ownerReferences")}
+    space.create("configmap", {"metadata": {"name": "stale", **kept}})
+    eventually(lambda: "stale" not in space.names("configmap"), "it is pruned")
+    assert space.names("statefulset") == {"d-queue"}
 
     try:
         eventually(lambda: not unused(), "each right is used", 20)
