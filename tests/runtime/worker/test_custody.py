@@ -10,6 +10,7 @@ import pytest
 from workflows import Workflow, step
 from workflows.events import StartEvent, StopEvent
 
+from llamadeploy.state_stores.records import StartRequest
 from llamadeploy.worker.calls import call_service
 from llamadeploy.worker.slots import Seat, Slots
 
@@ -233,6 +234,41 @@ async def test_a_call_into_an_ancestors_session_goes_on_while_both_are_in_custod
     ):
         task = await site.create("a", depth=2, tag="x", callee="b")
         assert (await site.result(task, 30)).result == "2 1 0"
+
+
+@pytest.mark.rule(5, 14)
+async def test_a_suspect_that_calls_its_own_service_lets_its_callee_in(plane):
+    """On its last attempt it runs alone; while it waits for a call it does not run."""
+    await plane.register(max_retries=1)
+    tasks = [await plane.create(depth=2, tag=str(n)) for n in range(3)]
+    for task in tasks:
+        dead = StartRequest(task_id=task, execution_id=task, worker_id="dead", lease=0.0)
+        execution = await plane.store.start(dead)
+        assert not execution.alone
+    workflow = Nested()
+    async with plane.worker(workflow, max_concurrent_tasks=2) as worker:
+        for task in tasks:
+            assert (await plane.result(task, 30)).result == "2 1 0"
+            assert (await plane.store.get_task(task)).attempt == 2
+        assert not worker.counts["failed"]
+
+
+async def test_what_is_short_costs_no_custody(plane, eventually):
+    await plane.register()
+    custody: list[bool] = []
+    renew = plane.store.renew
+
+    async def counted(*arguments, **options):
+        custody.append(options.get("custody", False))
+        return await renew(*arguments, **options)
+
+    plane.store.renew = counted
+    async with plane.worker(Nested(), lease=0.3, max_concurrent_tasks=1) as worker:
+        for task in [await plane.create(depth=0) for _ in range(40)]:
+            assert (await plane.result(task)).result == "0"
+        await eventually(lambda: worker.counts["succeeded"] == 40)
+        assert worker.in_custody == 0
+        assert not any(custody)
 
 
 async def test_slots_go_to_those_that_come_back_first():
