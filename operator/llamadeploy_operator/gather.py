@@ -27,7 +27,6 @@ from llamadeploy_operator.desired import (
     OperatorDefaults,
     Owner,
     Parent,
-    Pin,
     ServiceContext,
     choose_pin,
     consumed,
@@ -35,6 +34,7 @@ from llamadeploy_operator.desired import (
 from llamadeploy_operator.desired.children import needed
 from llamadeploy_operator.errors import Problem, SpecError
 from llamadeploy_operator.reasons import Reason
+from llamadeploy_operator.status import pin_of
 
 Json = Mapping[str, Any]
 Context = TypeVar("Context", DeploymentContext, ServiceContext)
@@ -78,7 +78,7 @@ class Gatherer:
             owner=owner,
             spec=spec,
             defaults=self._defaults,
-            pin=choose_pin(spec, self._defaults, recorded_pin(live)),
+            pin=choose_pin(spec, self._defaults, pin_of(live.get("status"))),
             hashes=hashes,
             live=live_workloads(self._cache, owner.uid),
             state_store_scheme=self._scheme(owner.namespace, spec),
@@ -130,7 +130,7 @@ class Gatherer:
         return Parent(
             owner_of(live),
             parent,
-            choose_pin(parent, self._defaults, recorded_pin(live)),
+            choose_pin(parent, self._defaults, pin_of(live.get("status"))),
             self._scheme(namespace, parent),
         )
 
@@ -188,20 +188,6 @@ def bad_spec(error: ValidationError) -> SpecError:
         path += f"[{part}]" if isinstance(part, int) else f".{part}"
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return SpecError(f"spec{path}", f"{first['msg']}{more}", "see kubectl explain for this field")
-
-
-def recorded_pin(live: Json) -> Pin | None:
-    """What ``status.runtime`` keeps, or ``None`` for a new Deployment."""
-    runtime = (live.get("status") or {}).get("runtime") or {}
-    if not runtime.get("image"):
-        return None
-    return Pin(
-        runtime["image"],
-        int(runtime.get("templateRevision", 1)),
-        runtime.get("version"),
-        runtime.get("redisImage", ""),
-        runtime.get("rabbitmqImage", ""),
-    )
 
 
 def older_namesake(cache: Cache, live: Json) -> str | None:

@@ -70,6 +70,9 @@ TEMPLATE_REVISION_ANNOTATION = f"{GROUP}/template-revision"
 SOURCE_ANNOTATION = f"{GROUP}/source-hash"
 COMMIT_ANNOTATION = f"{GROUP}/commit"
 
+FORMER_LOCKS_ANNOTATION = f"{GROUP}/former-locks"
+"""On pod templates: lock ConfigMaps of earlier revisions, whose pods may still be there."""
+
 RELOAD_ANNOTATION = f"{GROUP}/reload"
 """Set by a person on a Deployment or WorkflowService; another value resolves its sources anew."""
 

@@ -28,6 +28,7 @@ from llamadeploy_operator.desired.rabbitmq import rabbitmq
 from llamadeploy_operator.desired.redis import redis_queue, redis_store
 from llamadeploy_operator.desired.resolution import (
     NeededResolution,
+    live_locks,
     lock_config_map,
     needed_resolution,
 )
@@ -83,9 +84,7 @@ def kept(context: DeploymentContext | ServiceContext) -> set[ChildKey]:
     if isinstance(context, DeploymentContext):
         found.add(ChildKey("Secret", names.internal_secret(context.owner.name)))
     for live in context.live.values():
-        for volume in (live.template.get("spec") or {}).get("volumes") or ():
-            if volume.get("name") == "lock" and "configMap" in volume:
-                found.add(ChildKey("ConfigMap", volume["configMap"]["name"]))
+        found |= {ChildKey("ConfigMap", name) for name in live_locks(live)}
     return found
 
 

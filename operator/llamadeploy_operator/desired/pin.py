@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 from llamadeploy.spec.manifest import DeploymentManifestSpec
 from llamadeploy_operator.desired.context import OperatorDefaults, Pin
@@ -23,15 +24,14 @@ def choose_pin(
     fresh = _fresh(spec, defaults)
     if recorded is None:
         return fresh
-    if recorded.version == spec.version and defaults.runtime_upgrade == "Pinned":
-        return recorded
-    return Pin(
-        fresh.image,
-        fresh.revision,
-        fresh.version,
-        recorded.redis_image or fresh.redis_image,
-        recorded.rabbitmq_image or fresh.rabbitmq_image,
-        fresh.ui_image,
+    moved = recorded.version != spec.version or defaults.runtime_upgrade == "Auto"
+    base = fresh if moved else recorded
+    return replace(
+        base,
+        # What was not recorded (it was not needed, or by an older operator) is taken now.
+        redis_image=recorded.redis_image or fresh.redis_image,
+        rabbitmq_image=recorded.rabbitmq_image or fresh.rabbitmq_image,
+        ui_image=base.ui_image or fresh.ui_image,
     )
 
 

@@ -22,6 +22,11 @@ from llamadeploy_operator.desired.pod import recorded_hashes
 MAX_REQUIREMENTS = 900_000
 """Bytes: a ConfigMap holds 1 MiB."""
 
+LOCK_VOLUME = "lock"
+
+REVISIONS = 3
+"""``revisionHistoryLimit`` of workloads."""
+
 _COMMIT = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
@@ -130,12 +135,37 @@ def lock_config_map(
     )
 
 
+def live_locks(live: LiveWorkload | None) -> list[str]:
+    """Lock ConfigMaps that pods of a live workload may mount: the present one first, then those of
+    as many former revisions as are kept for a rollback."""
+    if live is None:
+        return []
+    metadata, spec = live.template.get("metadata") or {}, live.template.get("spec") or {}
+    found = [
+        volume["configMap"]["name"]
+        for volume in spec.get("volumes") or ()
+        if volume.get("name") == LOCK_VOLUME and "configMap" in volume
+    ]
+    former = (metadata.get("annotations") or {}).get(names.FORMER_LOCKS_ANNOTATION, "")
+    return list(dict.fromkeys([*found, *filter(None, former.split(","))]))
+
+
+def former_locks_annotation(
+    needed: NeededResolution | None, resolution: Resolution | None, live: LiveWorkload | None
+) -> dict[str, str]:
+    """Remembers the former locks. It changes with the lock alone, so it rolls nothing itself."""
+    volumes = lock_volume(needed, resolution)
+    present = {volume["configMap"]["name"] for volume in volumes}
+    former = [name for name in live_locks(live) if name not in present][:REVISIONS]
+    return {names.FORMER_LOCKS_ANNOTATION: ",".join(former)} if former else {}
+
+
 def lock_volume(needed: NeededResolution | None, resolution: Resolution | None) -> list[Any]:
     """The volume with the locked requirements, where there are any."""
     if needed is None or resolution is None or not resolution.requirements:
         return []
     items = [{"key": names.LOCK_REQUIREMENTS, "path": "requirements.txt"}]
-    return [{"name": "lock", "configMap": {"name": needed.config_map_name, "items": items}}]
+    return [{"name": LOCK_VOLUME, "configMap": {"name": needed.config_map_name, "items": items}}]
 
 
 def _checked(needed: NeededResolution, commit: Any, lock: Any) -> Resolution:

@@ -16,7 +16,12 @@ from llamadeploy_operator.desired.overlay import merge_pod_template
 from llamadeploy_operator.desired.plan import Plan
 from llamadeploy_operator.desired.pod import PodPlan, ca_volumes, pod_template, port, resources
 from llamadeploy_operator.desired.prepared import WORK_MOUNT, preparing_container, work_volumes
-from llamadeploy_operator.desired.resolution import NeededResolution, lock_volume
+from llamadeploy_operator.desired.resolution import (
+    REVISIONS,
+    NeededResolution,
+    former_locks_annotation,
+    lock_volume,
+)
 from llamadeploy_operator.desired.sources import PodSource, pod_source
 from llamadeploy_operator.errors import SpecError
 
@@ -57,7 +62,7 @@ def _deployment(context: DeploymentContext, template: Manifest) -> Manifest:
         of_deployment(context, names.UI),
         spec={
             "replicas": 1,
-            "revisionHistoryLimit": 3,
+            "revisionHistoryLimit": REVISIONS,
             "progressDeadlineSeconds": STARTUP_SECONDS,
             "strategy": {
                 "type": "RollingUpdate",
@@ -84,6 +89,7 @@ def _template(context: DeploymentContext, ui: Ui, needed: NeededResolution | Non
     annotations = component_annotations(
         {}, of_component(ui), ui.pod_template, context.hashes, context.live.get(name)
     )
+    annotations |= former_locks_annotation(needed, resolution, context.live.get(name))
     if needed is not None:
         annotations[names.SOURCE_ANNOTATION] = needed.source_hash
     if resolution is not None and resolution.commit is not None:

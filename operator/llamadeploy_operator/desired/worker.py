@@ -34,7 +34,12 @@ from llamadeploy_operator.desired.prepared import (
     preparing_container,
     work_volumes,
 )
-from llamadeploy_operator.desired.resolution import NeededResolution, lock_volume
+from llamadeploy_operator.desired.resolution import (
+    REVISIONS,
+    NeededResolution,
+    former_locks_annotation,
+    lock_volume,
+)
 from llamadeploy_operator.desired.scaling import scaling
 from llamadeploy_operator.desired.sources import PodSource, pod_source
 
@@ -96,7 +101,7 @@ def _deployment(context: ServiceContext, template: Manifest) -> Manifest:
         of_service(context),
         spec={
             "replicas": scaling(context).replicas,
-            "revisionHistoryLimit": 3,
+            "revisionHistoryLimit": REVISIONS,
             "progressDeadlineSeconds": PROGRESS_SECONDS,
             "strategy": {
                 "type": "RollingUpdate",
@@ -147,13 +152,15 @@ def _init(context: ServiceContext, plan: Plan, source: PodSource) -> list[Any]:
 def _annotations(
     context: ServiceContext, plan: Plan, needed: NeededResolution | None
 ) -> dict[str, str]:
+    live = context.live.get(names.worker(context.owner.name))
     annotations = component_annotations(
         connection_hashes(plan, context.hashes),
         of_component(context.spec),
         context.spec.pod_template,
         context.hashes,
-        context.live.get(names.worker(context.owner.name)),
+        live,
     )
+    annotations |= former_locks_annotation(needed, context.resolution, live)
     if needed is not None:
         annotations[names.SOURCE_ANNOTATION] = needed.source_hash
     if context.resolution is not None and context.resolution.commit is not None:

@@ -207,6 +207,11 @@ class TestUpgrades:
         auto = replace(defaults, runtime_upgrade="Auto")
         assert choose_pin(context.spec, auto, context.pin).image == "r/l:2"
 
+    def test_images_that_were_not_recorded_are_taken_now(self, case: Any) -> None:
+        context = case({}).deployment
+        old = replace(context.pin, ui_image="")
+        assert choose_pin(context.spec, context.defaults, old) == context.pin
+
     @pytest.mark.parametrize(
         ("image", "expected"),
         [("host:5000/a/b", "host:5000/a/b:1"), ("a/b@sha256:00", "a/b:1"), ("b:2@sha256:0", "b:1")],
@@ -248,6 +253,18 @@ class TestSources:
         service = {**SERVICE, "source": GIT, "pythonDependencies": ["httpx"]}
         live = as_live(case({"services": [service]}).services[0])
         assert kept(live) == {ChildKey("ConfigMap", needed(live).config_map_name)}
+
+    def test_locks_of_former_revisions_are_kept(self, case: Any) -> None:
+        """Their pods may have to start again, and a rollback must find them."""
+        context, locks = None, []
+        for version in range(6):
+            service = {**SERVICE, "pythonDependencies": [f"httpx=={version}"]}
+            fresh = case({"services": [service]}).services[0]
+            context = as_live(replace(fresh, live=context.live if context else {}))
+            locks.append(needed(context).config_map_name)
+            found = {key.name for key in kept(context)}
+            assert found == set(locks[-4:])
+            assert worker(context)["spec"]["template"] == (context.live["app-echo-worker"].template)
 
     def test_a_lock_is_read_back(self, case: Any) -> None:
         service = {**SERVICE, "source": GIT, "pythonDependencies": ["httpx"]}

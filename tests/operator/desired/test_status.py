@@ -10,6 +10,7 @@ import pytest
 
 from llamadeploy_operator.conditions import clean
 from llamadeploy_operator.errors import Problem
+from llamadeploy_operator.models.status import DeploymentStatus, WorkflowServiceStatus
 from llamadeploy_operator.observed import (
     Observed,
     ObservedClaim,
@@ -83,6 +84,7 @@ class TestDeployment:
              "ready": True}
         ]  # fmt: skip
         assert pin_of(status) == context.pin
+        DeploymentStatus.model_validate(status)
 
     def test_not_ready_before_children_are_seen(self, context: Any) -> None:
         status = deployment_status(live(), context, Observed(), [], EARLY)
@@ -247,6 +249,7 @@ class TestService:
             "llamadeploy.io/component=worker,llamadeploy.io/workflowservice=app-echo"
         )
         assert status["serviceName"] == "echo"
+        WorkflowServiceStatus.model_validate(status)
 
     def test_without_its_deployment(self, service_context: Any) -> None:
         orphan = replace(service_context, parent=None)
