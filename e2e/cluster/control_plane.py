@@ -30,7 +30,7 @@ CONTROLLERS = (
 
 USERS: Mapping[str, Sequence[str]] = {"admin": ["system:masters"], "operator": []}
 """User -> groups. ``operator`` may do what RBAC objects give to that user."""
-_CONTROLLERS_USER = "controllers"
+CONTROLLERS_USER = "controllers"
 """Apart from the admin, so that the audit log tells them apart."""
 
 START_SECONDS = 60.0
@@ -43,6 +43,7 @@ class ControlPlane:
     Attributes:
         url: of the API server.
         kubeconfig: file with the admin's credentials.
+        binary, folder: the cluster's programs; its files, removed by whoever made it.
         audit: what was asked of the API server; None unless wanted.
         etcd, api_server, controllers: the processes, to be killed, frozen and started again.
     """
@@ -56,9 +57,10 @@ class ControlPlane:
         users: Mapping[str, Sequence[str]] = USERS,
         enabled: Sequence[str] = CONTROLLERS,
     ) -> None:
+        self.binary = binary
         self.folder = folder
         folder.chmod(0o700)  # the tokens and the key lie in here
-        users = {**users, _CONTROLLERS_USER: ["system:masters"]}
+        users = {**users, CONTROLLERS_USER: ["system:masters"]}
         self._ports = {name: free_port() for name in ("etcd", "peer", "api")}
         self._tokens = {user: secrets.token_hex(16) for user in users}
         self.url = f"https://127.0.0.1:{self._ports['api']}"
@@ -117,7 +119,7 @@ class ControlPlane:
             wait_for(self._ready, START_SECONDS, "the API server is ready")
             api = Api(self.kubeconfig)
             api.install_crds(*crds)
-            self.kubeconfig_for(_CONTROLLERS_USER)
+            self.kubeconfig_for(CONTROLLERS_USER)
             self.controllers.start()
             path = "/api/v1/namespaces/default/serviceaccounts/default"
             wait_for(lambda: api._answers(path), START_SECONDS, "the controllers work")
@@ -190,7 +192,7 @@ class ControlPlane:
     def _controller_arguments(self, enabled: Sequence[str]) -> list[str]:
         certificates = self.folder / "certificates"
         return [
-            f"--kubeconfig={self.folder / _CONTROLLERS_USER}.kubeconfig", "--leader-elect=false",
+            f"--kubeconfig={self.folder / CONTROLLERS_USER}.kubeconfig", "--leader-elect=false",
             "--secure-port=0", f"--controllers={','.join(enabled)}",
             f"--root-ca-file={self.certificate}",
             f"--service-account-private-key-file={certificates / 'apiserver.key'}",

@@ -28,6 +28,7 @@ from e2e.cluster.api_proxy import ApiProxy  # noqa: E402
 from e2e.cluster.audit import AuditLog  # noqa: E402
 from e2e.cluster.build import BuildUnavailableError, cluster_binary, kwok_binary  # noqa: E402
 from e2e.cluster.control_plane import ControlPlane  # noqa: E402
+from e2e.cluster.simulated_nodes import SimulatedNodes  # noqa: E402
 
 CRDS = tuple(sorted((ROOT / "crds").glob("*.yaml")))
 
@@ -167,7 +168,7 @@ def api_proxy(api_server: ApiServer) -> Iterator[ApiProxy]:
     proxy.close()
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def kwok() -> Path:
     """The program of kwok, which makes pods Running without running anything."""
     try:
@@ -176,3 +177,17 @@ def kwok() -> Path:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def simulated_nodes(api_server: ApiServer, kwok: Path) -> Iterator[SimulatedNodes | None]:
+    """From now on pods of the run's cluster become Running and ready; None: it has real nodes."""
+    if api_server.control_plane is None:
+        yield None
+        return
+    nodes = SimulatedNodes(api_server.control_plane, kwok)
+    try:
+        nodes.start()
+        yield nodes
+    finally:
+        nodes.stop()
