@@ -24,6 +24,7 @@ from llamadeploy.state_stores.records import Execution, ExecutionKey, StartReply
 from llamadeploy.worker.backoff import Backoff, persist
 from llamadeploy.worker.contract import Runner
 from llamadeploy.worker.custody import CUSTODY_SECONDS, Custodian
+from llamadeploy.worker.deliveries import Begun, DirectDelivery, dispatch_of, task_of
 from llamadeploy.worker.event_writer import EventWriter
 from llamadeploy.worker.execution import Executor
 from llamadeploy.worker.gate import ExclusiveGate
@@ -43,10 +44,6 @@ DRAIN_GRACE = 20.0
 
 STOPPING = 2.0
 """Seconds that a stopped run gets to come to its end before its task is handed back."""
-
-
-REMEMBERED = 10_000
-"""Messages of a broadcast that are known to have been begun: more than are ever on their way."""
 
 
 class Worker:
@@ -113,7 +110,7 @@ class Worker:
             ephemeral=True,
         )
         self._follows = broadcast and queue.capabilities.delivery is DeliveryMode.BROADCAST
-        self._begun: dict[str, None] = {}
+        self._begun = Begun()
         self._slots = Slots(max_concurrent_tasks)
         self._custody_after = custody_after
         self._custodian = Custodian(
@@ -239,7 +236,7 @@ class Worker:
 
     def submit(self, message: QueueMessage) -> None:
         """Work on a message that came by another way than the queue. On the I/O loop."""
-        self._spawn(self._handle(_Direct(message)))
+        self._spawn(self._handle(DirectDelivery(message)))
 
     async def _finish_handling(self) -> None:
         """Let what runs end; hand back what does not in time."""
@@ -286,12 +283,12 @@ class Worker:
     async def _work_on(self, delivery: Delivery) -> bool:
         """Whether the message is done with (else: hand it back)."""
         try:
-            task_id = _task_id(delivery.message)
+            task_id = task_of(delivery.message)
         except ValueError as error:
             return await self._dead_letter(delivery.message, str(error))
         seat = Seat(delivery)
         # The queue gives no more than there are slots, but runs that waited for others come back.
-        patience = None if isinstance(delivery, _Direct) else self._custody_after
+        patience = None if isinstance(delivery, DirectDelivery) else self._custody_after
         if not await self._slots.take(seat, patience):
             self.counts["handed_back"] += 1
             return False
@@ -332,10 +329,10 @@ class Worker:
         self._early_nudges.setdefault(task_id, [])
         try:
             asked = time.monotonic()
-            reply = await self._ask(task_id, _dispatch(message_id) if self._follows else 0)
+            reply = await self._ask(task_id, dispatch_of(message_id) if self._follows else 0)
             if isinstance(reply, Execution):
                 if self._follows:
-                    self._note_begun(message_id)
+                    self._begun.add(message_id)
                 held = self._leases.get(task_id)
                 if held is not None and held.continues(reply):
                     held.adopt(reply, asked + self._lease)
@@ -355,12 +352,6 @@ class Worker:
         finally:
             self._leases.drop(attempt)
         return True
-
-    def _note_begun(self, message_id: str) -> None:
-        """A repeat of the message would be run again, for its task is followed to its end."""
-        self._begun[message_id] = None
-        if len(self._begun) > REMEMBERED:
-            del self._begun[next(iter(self._begun))]
 
     async def _stand_by(self, attempt: Attempt) -> None:
         if not self._draining.is_set():
@@ -417,41 +408,6 @@ class Worker:
         elif message.action is ActionTypes.SEND_EVENT:
             seq = message.data.get("seq")
             attempt.inbound(seq if isinstance(seq, int) else 0, self._store)
-
-
-class _Direct:
-    """A message that nobody waits to have acknowledged; the store repeats what is unfinished."""
-
-    topic = ""
-
-    def __init__(self, message: QueueMessage) -> None:
-        self.message = message
-
-    async def ack(self) -> None:
-        pass
-
-    async def nack(self) -> None:
-        pass
-
-
-def _task_id(message: QueueMessage) -> str:
-    """The task a message asks for.
-
-    Raises:
-        ValueError: the message is none that a service takes.
-    """
-    if message.action is not ActionTypes.NEW_TASK:
-        raise ValueError(f"action {message.action} on a service's topic: only new_task is taken")
-    task_id = message.data.get("task_id")
-    if not isinstance(task_id, str) or not task_id:
-        raise ValueError(f"data.task_id is {task_id!r}: it must be the id of a stored task")
-    return task_id
-
-
-def _dispatch(message_id: str) -> int:
-    """The number of the dispatch, see ``OutboxRow.message_id``; 0 for a message of others."""
-    number = message_id.rpartition("/")[2]
-    return int(number) if number.isascii() and number.isdigit() else 0
 
 
 async def _cancel(*tasks: asyncio.Task[Any]) -> None:
