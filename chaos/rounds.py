@@ -50,11 +50,13 @@ class Row:
     """Runs begun beyond one per task."""
     twice: int
     """Tasks that ran to their end more than once."""
+    trouble: str = ""
+    """Why the blow could not be dealt, or not everything was ready again."""
     notes: tuple[str, ...] = ()
 
     @property
     def held(self) -> bool:
-        return not (self.lost or self.wrong) and self.seconds <= ALL_DONE_WITHIN
+        return not (self.lost or self.wrong or self.trouble) and self.seconds <= ALL_DONE_WITHIN
 
 
 def load(clients: Clients, first: int, tasks: int, late: asyncio.Event) -> list[Any]:
@@ -113,6 +115,7 @@ class _Round:
         self.first = field.take_numbers(tasks)
         self.tasks = tasks
         self.notes: list[str] = []
+        self.trouble = ""
 
     async def play(self) -> Row:
         cluster = self.field.cluster
@@ -125,10 +128,11 @@ class _Round:
             done = self.book.done
             await self.blow.strike(self.field)
             ready = await cluster.all_ready()
-            late.set()
-            await asyncio.wait(work, timeout=GIVE_UP_AFTER)
         except AssertionError as error:
-            self.notes.append(str(error)[:1500])
+            self.trouble = str(error)[:1500]
+        # Also when the round has failed: what is lost is another question.
+        late.set()
+        await asyncio.wait(work, timeout=GIVE_UP_AFTER)
         ended = time.monotonic()
         lost = await self._give_up(work)
         wrong = await self._check()
@@ -147,6 +151,7 @@ class _Round:
             seconds=round(ended - ready, 1),
             begun=sum(what == "begin" for what, _, _, _ in runs) - self.tasks,
             twice=sum(count > 1 for count in ends.values()),
+            trouble=self.trouble,
             notes=tuple(self.notes),
         )
 

@@ -74,16 +74,15 @@ class Orchestration:
         self._loops = [
             asyncio.create_task(loop, name=f"{self._name}-{label}") for label, loop in loops
         ]
+        for task in self._loops:
+            task.add_done_callback(_ended)
 
     async def stop(self) -> None:
         """End the loops; store and queue stay open. Idempotent."""
         for loop in self._loops:
             loop.cancel()
-        results = await asyncio.gather(*self._loops, return_exceptions=True)
+        await asyncio.gather(*self._loops, return_exceptions=True)
         self._loops.clear()
-        for error in results:
-            if isinstance(error, Exception):
-                log.error("a loop of deployment %s had failed", self._name, exc_info=error)
 
     def wake(self) -> None:
         """Something may be due for repair now."""
@@ -98,6 +97,12 @@ class Orchestration:
 
     async def _topics(self) -> list[str]:
         return [topic_name(self._namespace, name) for name in await self._services()]
+
+
+def _ended(loop: asyncio.Task[None]) -> None:
+    """Say at once why: from here on the process is not ready."""
+    if not loop.cancelled():
+        log.error("the %s loop has ended", loop.get_name(), exc_info=loop.exception())
 
 
 def runs_apart(queue_type: str, state_store_uri: str) -> bool:

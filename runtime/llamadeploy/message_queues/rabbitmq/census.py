@@ -111,7 +111,8 @@ class Census:
         await channel.exchange_declare(self._topology.census_exchange, durable=True)
         declared = await channel.queue_declare("", exclusive=True, auto_delete=True)
         self._queue = declared.queue or ""
-        for topic in self._holders:
+        # Who joins meanwhile waits for the lock, and binds its own.
+        for topic in list(self._holders):
             await channel.queue_bind(self._queue, self._topology.census_exchange, topic)
 
         async def hear(question: DeliveredMessage) -> None:

@@ -272,3 +272,29 @@ async def test_a_queue_that_others_delete_and_make_again_is_consumed(
             with contextlib.suppress(QueueUnavailableError):
                 await delivery.ack()
     await connection.close()
+
+
+class Idle:
+    """A consumer that the census answers for."""
+
+    held = 0
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+
+    def remade(self) -> None:
+        raise AssertionError("nobody deleted its queue")
+
+
+async def test_consumers_that_join_while_the_first_opens_the_census(
+    rabbitmq_server: Any, rabbitmq_vhost: str, open_queue: Any
+) -> None:
+    queue = open_queue(rabbitmq_server.url(rabbitmq_vhost))
+    async with queue.consume("ns.first", group="g"):
+        census = open_queue(rabbitmq_server.url(rabbitmq_vhost))._census
+        first = asyncio.create_task(census.join(Idle("ns.first")))
+        async with asyncio.timeout(10):
+            while not census._queue:  # then it binds what it answers for
+                await asyncio.sleep(0)
+            await asyncio.gather(first, census.join(Idle("ns.second")))
+            assert await queue.depth("ns.first") == await queue.depth("ns.second") == 0
