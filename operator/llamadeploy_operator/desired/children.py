@@ -37,7 +37,7 @@ from llamadeploy_operator.desired.scaling import scaling
 from llamadeploy_operator.desired.service import control_plane_service, ui_service
 from llamadeploy_operator.desired.service_account import service_account, worker_service_account
 from llamadeploy_operator.desired.source_secret import source_secret
-from llamadeploy_operator.desired.sources import pod_source
+from llamadeploy_operator.desired.sources import pod_source, runtime_image
 from llamadeploy_operator.desired.ui import kept_ui_deployment, ui_deployment
 from llamadeploy_operator.desired.worker import kept_worker_deployment, worker_deployment
 from llamadeploy_operator.desired.workflow_service import workflow_service
@@ -110,6 +110,7 @@ def _needed(
     workload: str,
 ) -> NeededResolution | None:
     live: LiveWorkload | None = context.live.get(workload)
+    image = runtime_image(item, image)
     return needed_resolution(item, owner, image, context.hashes, live)
 
 

@@ -16,7 +16,13 @@ from llamadeploy_operator.desired.env import (
 )
 from llamadeploy_operator.desired.plan import Plan
 from llamadeploy_operator.desired.pod import resources
-from llamadeploy_operator.desired.sources import FOLDER, PREPARED, SOURCE_SIZE, PodSource
+from llamadeploy_operator.desired.sources import (
+    FOLDER,
+    PREPARED,
+    SOURCE_SIZE,
+    PodSource,
+    runtime_image,
+)
 
 WORK_MOUNT = {"name": "source", "mountPath": FOLDER}
 SOURCE_KEY = "source"
@@ -48,7 +54,7 @@ def preparing_container(
         env.append(setting("python_dependencies", item.python_dependencies))
     return {
         "name": command,
-        "image": source.image or plan.pin.image,
+        "image": runtime_image(item, plan.pin.image),
         "command": ["llamadeploy", command],
         "env": merged(network_env(plan), env, installer_env(plan)),
         "volumeMounts": [WORK_MOUNT, *source.mounts],

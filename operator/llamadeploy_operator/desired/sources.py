@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlsplit
 
-from llamadeploy.spec.manifest import Component, ConfigMapSource, GitSource
+from llamadeploy.spec.manifest import Component, ConfigMapSource, GitSource, ServiceFields
 from llamadeploy.spec.manifest_common import KeySelector
+from llamadeploy_operator import names
 from llamadeploy_operator.desired.context import Manifest, Resolution
 from llamadeploy_operator.desired.plain import canonical, plain, without_none
 
@@ -38,7 +39,6 @@ class PodSource:
     """How a pod gets the code.
 
     Attributes:
-        image: the image to run, where the source is one that names it.
         prepared: whether an init container has to put something in place.
         source_dir: where the code is then; ``.`` is an image's working directory.
         document: ``LLAMADEPLOY_SOURCE``; ``None`` for an image.
@@ -46,7 +46,6 @@ class PodSource:
         volumes, mounts: of the containers that fetch.
     """
 
-    image: str | None
     prepared: bool
     source_dir: str
     document: dict[str, Any] | None = field(repr=False)
@@ -58,6 +57,21 @@ class PodSource:
     def text(self) -> str:
         """The document as JSON."""
         return canonical(self.document)
+
+
+def runtime_image(item: Component, pinned: str) -> str:
+    """The image in which a component's code is prepared, and a service's runs: its source's, else
+    the one that its overlay gives the worker, else the pinned one. An environment fits the Python
+    that made it alone, so all of them have to be the same."""
+    source = item.source.image
+    if source is not None and source.image is not None and isinstance(item, ServiceFields):
+        return source.image
+    spec = (item.pod_template or {}).get("spec")
+    containers = spec.get("containers") if isinstance(spec, dict) else None
+    for each in containers if isinstance(containers, list) else ():
+        if isinstance(each, dict) and each.get("name") == names.WORKER and each.get("image"):
+            return str(each["image"])
+    return pinned
 
 
 def pod_source(item: Component, resolution: Resolution | None) -> PodSource:
@@ -78,8 +92,7 @@ def pod_source(item: Component, resolution: Resolution | None) -> PodSource:
         prepared = bool(item.python_dependencies or item.env_files)
         folder = f"{FOLDER}/image" if prepared else "."
         document = {"image": {}, **extra} if prepared else None
-        image = source.image.image
-        return PodSource(image, prepared, folder, document, volumes=volumes, mounts=mounts)
+        return PodSource(prepared, folder, document, volumes=volumes, mounts=mounts)
     if source.git is not None:
         return _git(source.git, resolution, extra, volumes, mounts)
     assert source.config_map is not None  # noqa: S101 - the model has exactly one
@@ -112,7 +125,7 @@ def _git(
     folder = f"{FOLDER}/{_repository_name(url)}"
     # ssh://git@host has a user and no login; a password or a user over HTTP is one.
     confidential = "@" in url and not re.match(r"(ssh://)?[^:/@\s]+@", url)
-    return PodSource(None, True, folder, document, confidential, volumes, mounts)
+    return PodSource(True, folder, document, confidential, volumes, mounts)
 
 
 def _config_map(
@@ -128,9 +141,7 @@ def _config_map(
     volumes += ({"name": "source-files", "configMap": body},)
     mounts += (_read_only("source-files", CONFIG_MAP_FOLDER),)
     document = {"configMap": {"name": source.name, "dir": CONFIG_MAP_FOLDER}, **extra}
-    return PodSource(
-        None, True, f"{FOLDER}/{source.name}", document, volumes=volumes, mounts=mounts
-    )
+    return PodSource(True, f"{FOLDER}/{source.name}", document, volumes=volumes, mounts=mounts)
 
 
 def _file_volume(kind: str, name_key: str, selector: KeySelector) -> Manifest:

@@ -41,7 +41,7 @@ from llamadeploy_operator.desired.resolution import (
     lock_volume,
 )
 from llamadeploy_operator.desired.scaling import scaling
-from llamadeploy_operator.desired.sources import PodSource, pod_source
+from llamadeploy_operator.desired.sources import PodSource, pod_source, runtime_image
 
 STARTUP_SECONDS = 300
 """Imports of large libraries from a cold disk, and a control plane that is not up yet."""
@@ -175,7 +175,7 @@ def _container(context: ServiceContext, plan: Plan, source: PodSource) -> Manife
     python = [environment_python(source), "-P", "-m", "llamadeploy"]
     return {
         "name": names.WORKER,
-        "image": source.image or plan.pin.image,
+        "image": runtime_image(spec, plan.pin.image),
         "command": [*(python if spec.python_dependencies else ["llamadeploy"]), "worker"],
         "ports": [METRICS],
         "env": merged(

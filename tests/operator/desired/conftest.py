@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +24,9 @@ from llamadeploy_operator.desired import (
     choose_pin,
     consumed,
     deployment_children,
+    internal_keys,
+    internal_secret,
+    internal_value,
     needed,
     service_children,
 )
@@ -103,6 +108,50 @@ class Case:
                 return each
         have = sorted((e["kind"], e["metadata"]["name"]) for e in self.children)
         raise AssertionError(f"no {kind} {name}; there are {have}")
+
+
+USERS_SECRETS = {
+    ("broker", "url"): "redis://:word@redis.example.org",
+    ("state", "uri"): "postgresql://db.example.org/llama",
+    ("keys", "ring"): "mine:" + "A" * 43,
+    ("aws", "id"): "AKIA123",
+    ("aws", "key"): "abc/def+ghi",
+    ("openai", "api-key"): "sk-1",
+    ("extra", "x"): "y",
+}
+
+
+def container_environ(case: Any, container: dict[str, Any]) -> dict[str, str]:
+    """A container's environment as Kubernetes makes it: Secrets read, ``$(NAME)`` expanded."""
+    keys = internal_keys(case.deployment.spec)
+    values = {key: internal_value(key, key.encode().ljust(32, b".")) for key in keys}
+    secrets = dict(USERS_SECRETS)
+    for each in [internal_secret(case.deployment, values), *case.children]:
+        if each["kind"] == "Secret":
+            for key, text in each["data"].items():
+                secrets[each["metadata"]["name"], key] = base64.b64decode(text).decode()
+    environ: dict[str, str] = {}
+    for item in container["env"]:
+        origin = item.get("valueFrom", {})
+        if "secretKeyRef" in origin:
+            reference = origin["secretKeyRef"]
+            environ[item["name"]] = secrets[reference["name"], reference["key"]]
+        elif "fieldRef" in origin:
+            environ[item["name"]] = "the-pod"
+        else:
+            environ[item["name"]] = expanded(item["value"], environ)
+    return environ
+
+
+def expanded(text: str, environ: dict[str, str]) -> str:
+    """Kubernetes' own rule: ``$$`` escapes, unknown names stay as they are."""
+
+    def value(match: re.Match[str]) -> str:
+        if match[0] == "$$":
+            return "$"
+        return environ.get(match[1], match[0])
+
+    return re.sub(r"\$\$|\$\(([^)]+)\)", value, text)
 
 
 def make_case(documents: list[dict[str, Any]], defaults: OperatorDefaults) -> Case:
@@ -197,3 +246,9 @@ def case(defaults: OperatorDefaults) -> Callable[..., Case]:
 def restricted() -> Callable[[dict[str, Any]], list[str]]:
     """What the standard forbids in a pod's spec."""
     return violations
+
+
+@pytest.fixture
+def environ_of() -> Callable[[Case, dict[str, Any]], dict[str, str]]:
+    """A container's environment as Kubernetes makes it."""
+    return container_environ

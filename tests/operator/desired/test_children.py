@@ -327,6 +327,16 @@ class TestSources:
         pod = worker(case({"services": [service]}).services[0])["spec"]["template"]["spec"]
         assert pod["initContainers"][0]["image"] == pod["containers"][0]["image"] == "mine:1"
 
+    def test_an_overlays_image_prepares_too(self, case: Any) -> None:
+        """The environment's Python is that image's."""
+        overlay = {"spec": {"containers": [{"name": "worker", "image": "patched:1"}]}}
+        service = {**SERVICE, "pythonDependencies": ["httpx"], "podTemplate": overlay}
+        context = case({"services": [service]}).services[0]
+        pod = worker(context)["spec"]["template"]["spec"]
+        assert pod["initContainers"][0]["image"] == pod["containers"][0]["image"] == "patched:1"
+        (job,) = service_children(replace(context, resolution=None))
+        assert job["spec"]["template"]["spec"]["containers"][0]["image"] == "patched:1"
+
     def test_what_a_ui_cannot_have(self, case: Any) -> None:
         for extra in ({"pythonDependencies": ["x"]}, {"envFiles": ["x"]}):
             with pytest.raises(SpecError, match=r"ui\."):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import re
 from collections.abc import Callable
 from typing import Any
@@ -14,62 +13,25 @@ from llamadeploy.message_queues.registry import queue_type
 from llamadeploy.preparing.document import SourceDocument
 from llamadeploy.settings import PREFIX, PodSettings
 from llamadeploy.signing import KeyRing
-from llamadeploy_operator.desired import internal_keys, internal_secret, internal_value
+from llamadeploy_operator.desired import internal_secret, internal_value
 from llamadeploy_operator.errors import SpecError
 
 SERVICE = {"name": "echo", "source": {"configMap": {"name": "code"}}, "path": "echo:workflow"}
-USERS_SECRETS = {
-    ("broker", "url"): "redis://:word@redis.example.org",
-    ("state", "uri"): "postgresql://db.example.org/llama",
-    ("keys", "ring"): "mine:" + "A" * 43,
-    ("aws", "id"): "AKIA123",
-    ("aws", "key"): "abc/def+ghi",
-    ("openai", "api-key"): "sk-1",
-    ("extra", "x"): "y",
-}
 
 
-def environ_of(case: Any, container: dict[str, Any]) -> dict[str, str]:
-    """A container's environment as Kubernetes makes it: Secrets read, ``$(NAME)`` expanded."""
-    keys = internal_keys(case.deployment.spec)
-    values = {key: internal_value(key, key.encode().ljust(32, b".")) for key in keys}
-    secrets = dict(USERS_SECRETS)
-    for each in [internal_secret(case.deployment, values), *case.children]:
-        if each["kind"] == "Secret":
-            for key, text in each["data"].items():
-                secrets[each["metadata"]["name"], key] = base64.b64decode(text).decode()
-    environ: dict[str, str] = {}
-    for item in container["env"]:
-        origin = item.get("valueFrom", {})
-        if "secretKeyRef" in origin:
-            reference = origin["secretKeyRef"]
-            environ[item["name"]] = secrets[reference["name"], reference["key"]]
-        elif "fieldRef" in origin:
-            environ[item["name"]] = "the-pod"
-        else:
-            environ[item["name"]] = expanded(item["value"], environ)
-    return environ
-
-
-def expanded(text: str, environ: dict[str, str]) -> str:
-    """Kubernetes' own rule: ``$$`` escapes, unknown names stay as they are."""
-
-    def value(match: re.Match[str]) -> str:
-        if match[0] == "$$":
-            return "$"
-        return environ.get(match[1], match[0])
-
-    return re.sub(r"\$\$|\$\(([^)]+)\)", value, text)
-
-
-def settings_of(case: Any, kind: str, name: str, *, init: bool = False) -> PodSettings:
+@pytest.fixture
+def settings_of(environ_of: Callable[..., dict[str, str]]) -> Callable[..., PodSettings]:
     """The settings that the process in a workload's first container reads."""
-    spec = case.child(kind, name)["spec"]["template"]["spec"]
-    container = spec["initContainers" if init else "containers"][0]
-    environ = environ_of(case, container)
-    known = {PREFIX + field.upper() for field in PodSettings.model_fields}
-    assert {each for each in environ if each.startswith(PREFIX)} <= known
-    return PodSettings.from_env(environ)
+
+    def _settings_of(case: Any, kind: str, name: str, *, init: bool = False) -> PodSettings:
+        spec = case.child(kind, name)["spec"]["template"]["spec"]
+        container = spec["initContainers" if init else "containers"][0]
+        environ = environ_of(case, container)
+        known = {PREFIX + field.upper() for field in PodSettings.model_fields}
+        assert {each for each in environ if each.startswith(PREFIX)} <= known
+        return PodSettings.from_env(environ)
+
+    return _settings_of
 
 
 def shown(value: Any) -> Any:
@@ -80,7 +42,9 @@ CASES = ["quickstart", "redis_by_secret", "simple_memory", "git_credentials", "u
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_every_process_can_read_its_settings(name: str, load: Callable[[str], Any]) -> None:
+def test_every_process_can_read_its_settings(
+    name: str, load: Callable[[str], Any], settings_of: Callable[..., PodSettings]
+) -> None:
     case = load(name)
     seen = 0
     for child in case.children:
@@ -104,7 +68,9 @@ def test_every_process_can_read_its_settings(name: str, load: Callable[[str], An
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_preparing_reads_its_settings(name: str, load: Callable[[str], Any]) -> None:
+def test_preparing_reads_its_settings(
+    name: str, load: Callable[[str], Any], settings_of: Callable[..., PodSettings]
+) -> None:
     case = load(name)
     for child in case.children:
         template = child.get("spec", {}).get("template", {})
@@ -116,7 +82,9 @@ def test_preparing_reads_its_settings(name: str, load: Callable[[str], Any]) -> 
             assert shown(settings.index_url) == "https://reader:word@pypi.example.org/simple"
 
 
-def test_addresses_of_managed_servers(load: Callable[[str], Any]) -> None:
+def test_addresses_of_managed_servers(
+    load: Callable[[str], Any], settings_of: Callable[..., PodSettings]
+) -> None:
     case = load("quickstart")
     plane = settings_of(case, "Deployment", "quickstart-control-plane")
     password = internal_value("queue-password", b"queue-password".ljust(32, b"."))
@@ -133,7 +101,9 @@ def test_addresses_of_managed_servers(load: Callable[[str], Any]) -> None:
     assert worker.control_plane_url == "http://quickstart-control-plane.team-a.svc:8000"
 
 
-def test_a_queue_and_a_store_inside_the_control_plane(load: Callable[[str], Any]) -> None:
+def test_a_queue_and_a_store_inside_the_control_plane(
+    load: Callable[[str], Any], settings_of: Callable[..., PodSettings]
+) -> None:
     case = load("simple_memory")
     plane = settings_of(case, "Deployment", "small-control-plane")
     assert shown(plane.state_store_uri) == "memory://"
@@ -143,7 +113,9 @@ def test_a_queue_and_a_store_inside_the_control_plane(load: Callable[[str], Any]
     assert shown(worker.queue_url) == f"http://worker:{token}@small-control-plane.team-a.svc:8001"
 
 
-def test_settings_of_a_service(load: Callable[[str], Any]) -> None:
+def test_settings_of_a_service(
+    load: Callable[[str], Any], settings_of: Callable[..., PodSettings]
+) -> None:
     worker = settings_of(load("git_credentials"), "Deployment", "papers-worker")
     assert (worker.service, worker.workflow_path) == ("paper_search", "papers/search:workflow")
     assert str(worker.source_dir) == "/srv/llamadeploy/papers"
@@ -154,7 +126,9 @@ def test_settings_of_a_service(load: Callable[[str], Any]) -> None:
     assert worker.queue_options == {"exclusive_mode": True}
 
 
-def test_credentials_of_aws(case: Callable[..., Any]) -> None:
+def test_credentials_of_aws(
+    case: Callable[..., Any], settings_of: Callable[..., PodSettings]
+) -> None:
     aws = {
         "region": "eu-west-1",
         "accessKeyIdFrom": {"secretKeyRef": {"name": "aws", "key": "id"}},
@@ -170,7 +144,9 @@ def test_credentials_of_aws(case: Callable[..., Any]) -> None:
     queue_type("aws").config.without_environment(**plane.queue_options)
 
 
-def test_the_users_text_is_not_expanded(case: Callable[..., Any]) -> None:
+def test_the_users_text_is_not_expanded(
+    case: Callable[..., Any], settings_of: Callable[..., PodSettings]
+) -> None:
     source = {"git": {"url": "https://host/x.git", "ref": "$(LLAMADEPLOY_API_TOKEN)"}}
     found = case({"services": [{**SERVICE, "source": source}]})
     prepare = settings_of(found, "Deployment", "app-echo-worker", init=True)
@@ -178,7 +154,9 @@ def test_the_users_text_is_not_expanded(case: Callable[..., Any]) -> None:
     assert prepare.source["git"]["ref"] == "$(LLAMADEPLOY_API_TOKEN)"
 
 
-def test_a_login_in_a_git_url_goes_through_a_secret(case: Callable[..., Any]) -> None:
+def test_a_login_in_a_git_url_goes_through_a_secret(
+    case: Callable[..., Any], settings_of: Callable[..., PodSettings]
+) -> None:
     source = {"git": {"url": "https://user:pw@host/x.git"}}
     found = case({"services": [{**SERVICE, "source": source}]})
     prepare = settings_of(found, "Deployment", "app-echo-worker", init=True)
@@ -187,7 +165,9 @@ def test_a_login_in_a_git_url_goes_through_a_secret(case: Callable[..., Any]) ->
     assert "pw@" not in str(public)
 
 
-def test_users_variables_follow_ours(load: Callable[[str], Any]) -> None:
+def test_users_variables_follow_ours(
+    load: Callable[[str], Any], environ_of: Callable[..., dict[str, str]]
+) -> None:
     case = load("redis_by_secret")
     pod = case.child("Deployment", "broadcast-listener-worker")["spec"]["template"]["spec"]
     environ = environ_of(case, pod["containers"][0])
@@ -214,7 +194,9 @@ def test_a_queue_without_an_address(case: Callable[..., Any]) -> None:
         case({"messageQueue": {"type": "redis"}})
 
 
-def test_proxies_and_certificates(case: Callable[..., Any]) -> None:
+def test_proxies_and_certificates(
+    case: Callable[..., Any], environ_of: Callable[..., dict[str, str]]
+) -> None:
     found = case(
         {"services": [SERVICE]}, http_proxy="http://proxy:3128", no_proxy="10.0.0.0/8",
         https_proxy="http://me:secret@proxy:3128", ca_bundle="-----BEGIN",
