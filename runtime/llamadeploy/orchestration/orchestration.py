@@ -19,6 +19,9 @@ from llamadeploy.types import CONTROL_PLANE_NAME
 
 log = logging.getLogger(__name__)
 
+RESTART_SECONDS = 1.0
+"""Pause before a loop that failed begins anew; meanwhile the process is not ready."""
+
 
 class Orchestration:
     """Repairs, sweeps, and consumes the control plane's topic.
@@ -61,21 +64,34 @@ class Orchestration:
             else None
         )
         self._loops: list[asyncio.Task[None]] = []
+        self._failed: set[str] = set()
 
     def start(self) -> None:
         """Begin; a store or queue that is away is tried again."""
-        loops: list[tuple[str, Coroutine[None, None, None]]] = [
-            ("repair", self._repair.run()),
-            ("retention", sweep_forever(self._store, self._retention)),
-            ("messages", self._messages.run()),
+        loops: list[tuple[str, Callable[[], Coroutine[None, None, None]]]] = [
+            ("repair", self._repair.run),
+            ("retention", lambda: sweep_forever(self._store, self._retention)),
+            ("messages", self._messages.run),
         ]
         if self._dead_letters is not None:
-            loops.append(("dead-letters", self._dead_letters.run()))
+            loops.append(("dead-letters", self._dead_letters.run))
         self._loops = [
-            asyncio.create_task(loop, name=f"{self._name}-{label}") for label, loop in loops
+            asyncio.create_task(self._keep_up(label, loop), name=f"{self._name}-{label}")
+            for label, loop in loops
         ]
         for task in self._loops:
             task.add_done_callback(_ended)
+
+    async def _keep_up(self, label: str, loop: Callable[[], Coroutine[None, None, None]]) -> None:
+        """A failure that nobody foresaw is logged, and does not end an orchestrator's work."""
+        while True:
+            try:
+                await loop()
+            except Exception:
+                log.exception("the %s loop of %s failed and begins anew", label, self._name)
+            self._failed.add(label)
+            await asyncio.sleep(RESTART_SECONDS)
+            self._failed.discard(label)
 
     async def stop(self) -> None:
         """End the loops; store and queue stay open. Idempotent."""
@@ -90,7 +106,8 @@ class Orchestration:
 
     def problems(self) -> list[str]:
         """Which loops do not run, empty when all do."""
-        return [f"the {loop.get_name()} loop has ended" for loop in self._loops if loop.done()]
+        ended = [f"the {loop.get_name()} loop has ended" for loop in self._loops if loop.done()]
+        return [*ended, *(f"the {label} loop failed" for label in sorted(self._failed))]
 
     async def _all_topics(self) -> list[str]:
         return [topic_name(self._namespace, CONTROL_PLANE_NAME), *await self._topics()]

@@ -44,7 +44,7 @@ async def test_tasks_are_accepted_while_the_queue_is_away(
         assert body["warnings"][0].startswith("queue: message queue")
     status, body = await probe(cluster.orchestrators[0])
     assert status == 503
-    assert body["reasons"][0].startswith("queue: message queue")
+    assert any(each.startswith("queue: message queue") for each in body["reasons"]), body
     # The other way round as well: what was accepted can be looked at, cancelled and waited for.
     assert await second.result(*tasks[0], wait=0) is None
     assert await first.state(*tasks[0]) == "queued"
