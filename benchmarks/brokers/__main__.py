@@ -8,7 +8,8 @@ import shlex
 import signal
 import subprocess
 import sys
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from benchmarks.brokers import backends
@@ -20,26 +21,28 @@ from benchmarks.brokers.measures import (
     measure_original,
     measure_ours,
 )
-from benchmarks.brokers.report import document, markdown, missed
+from benchmarks.brokers.report import ORIGINAL, OURS, document, markdown, missed
 from benchmarks.brokers.stages import stages
 from benchmarks.environment import EnvironmentUnavailable
 from benchmarks.machine import idle_share
 from benchmarks.servers import ServerFailed
+from llamadeploy.exceptions import LlamaDeployError
 
 PARTS = ("redis", "redis-always", "rabbitmq", "dramatiq", "original")
 STAGE_TASKS = 400
+FAILURES = (
+    EnvironmentUnavailable, ServerFailed, LlamaDeployError, RuntimeError,
+    subprocess.TimeoutExpired,
+)  # fmt: skip
 
 
 def main() -> int:
-    """0 when every target was reached, 1 when one was missed, 2 when a server failed."""
+    """0: every target was reached, 1: one was missed, 2: something could not be measured."""
     options = _parser().parse_args()
     signal.signal(signal.SIGTERM, _interrupt)  # the way out of Ctrl-C: the servers are stopped
     run = Run(options)
     try:
         run.take()
-    except (EnvironmentUnavailable, ServerFailed, RuntimeError, subprocess.TimeoutExpired) as error:
-        print(f"Error: {error}", file=sys.stderr)
-        return 2
     except KeyboardInterrupt:
         print("Interrupted; the servers are stopped.", file=sys.stderr)
         return 130
@@ -51,9 +54,9 @@ def main() -> int:
     if options.json:
         found = document(run.figures, run.stages)
         options.json.write_text(json.dumps(found, indent=2) + "\n")
-    for sentence in missed(run.figures):
-        print(f"Missed: {sentence}", file=sys.stderr)
-    return 1 if missed(run.figures) else 0
+    for sentence in (*run.errors, *missed(run.figures)):
+        print(sentence, file=sys.stderr)
+    return 2 if run.errors else 1 if missed(run.figures) else 0
 
 
 class Run:
@@ -63,6 +66,8 @@ class Run:
         self.figures: list[Figures] = []
         self.stages: dict[str, dict[str, float]] = {}
         self.idle: dict[str, float] = {}
+        self.errors: list[str] = []
+        """What could not be measured; the rest is."""
         self._wanted = set(options.only or PARTS)
         self._bounds = QUICK if options.quick else Bounds()
         self._replicas = options.replicas
@@ -86,19 +91,29 @@ class Run:
                 if "original" in self._wanted:
                     self._original(rabbitmq)
                 if redis is not None and "dramatiq" in self._wanted:
-                    _say("Dramatiq")
-                    self.idle[f"Dramatiq on {rabbitmq.name}"] = idle_share()
-                    self.figures.append(measure_dramatiq(rabbitmq, redis, self._bounds))
+                    self._dramatiq(rabbitmq, redis)
 
     def _ours(self, pair: backends.Pair) -> None:
-        _say(f"this project on {pair.name}")
-        self.idle[f"this project on {pair.name}"] = idle_share()
-        self.figures.append(measure_ours(pair, self._bounds, self._replicas))
-        self.stages[pair.name] = stages(pair, STAGE_TASKS)
+        with self._measuring(f"{OURS} on {pair.name}"):
+            self.figures.append(measure_ours(pair, self._bounds, self._replicas))
+            self.stages[pair.name] = stages(pair, STAGE_TASKS)
 
     def _original(self, pair: backends.Pair) -> None:
-        _say(f"llama-deploy 0.8.1 on {pair.name}")
-        self.figures.append(measure_original(pair, self._bounds))
+        with self._measuring(f"{ORIGINAL} on {pair.name}"):
+            self.figures.append(measure_original(pair, self._bounds))
+
+    def _dramatiq(self, pair: backends.Pair, results: backends.Pair) -> None:
+        with self._measuring(f"Dramatiq on {pair.name}"):
+            self.figures.append(measure_dramatiq(pair, results, self._bounds))
+
+    @contextmanager
+    def _measuring(self, what: str) -> Iterator[None]:
+        print(f"... {what}", file=sys.stderr, flush=True)
+        self.idle[what] = idle_share()
+        try:
+            yield
+        except FAILURES as error:
+            self.errors.append(f"Error: {what}: {error}")
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -120,10 +135,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _interrupt(number: int, frame: object) -> None:
     raise KeyboardInterrupt
-
-
-def _say(text: str) -> None:
-    print(f"... {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -45,14 +45,16 @@ def missed(figures: Sequence[Figures]) -> list[str]:
             continue
         share = each.share or 0.0
         if each.rate < target.rate:
-            found.append(f"{each.pair}: {each.rate:.0f} tasks/s, not >= {target.rate:.0f}")
+            found.append(f"Missed: {each.pair}: {each.rate:.0f} tasks/s, not >= {target.rate:.0f}")
         if share < target.share:
-            found.append(f"{each.pair}: {share:.2f} of bare runs/s, not >= {target.share}")
+            found.append(f"Missed: {each.pair}: {share:.2f} of bare runs/s, not >= {target.share}")
         if each.latency["p50"] > target.p50:
-            found.append(f"{each.pair}: p50 {each.latency['p50']:.2f} ms, not <= {target.p50:g}")
+            found.append(
+                f"Missed: {each.pair}: p50 {each.latency['p50']:.2f} ms, not <= {target.p50:g}"
+            )
         ratio = _ratio(each, figures)
         if ratio is not None and ratio < LEAST_RATIO:
-            found.append(f"{each.pair}: {ratio:.0f} times llama-deploy 0.8.1, not >= 100")
+            found.append(f"Missed: {each.pair}: {ratio:.0f} times llama-deploy 0.8.1, not >= 100")
     return found
 
 
