@@ -58,5 +58,8 @@ class Reason(StrEnum):
     STATE_NOT_SHARED = "StateNotShared"  # memory or sqlite with more than one control plane
     CLUSTER_ERROR = "ClusterError"  # the API server fails; tried again
 
+    # Said once, in an Event.
+    STATE_NOT_DURABLE = "StateNotDurable"  # no stateStore: a restart forgets sessions and tasks
+
     # Limits.
     DELIVERY_LIMIT = "DeliveryLimit"  # the delivery table allows fewer replicas

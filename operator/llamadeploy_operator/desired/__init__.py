@@ -27,6 +27,7 @@ from llamadeploy_operator.desired.context import (
     ServiceContext,
 )
 from llamadeploy_operator.desired.internal import internal_keys, internal_secret, internal_value
+from llamadeploy_operator.desired.notices import notices
 from llamadeploy_operator.desired.pin import choose_pin
 from llamadeploy_operator.desired.resolution import (
     BadResolutionError,
@@ -60,6 +61,7 @@ __all__ = [
     "internal_value",
     "kept",
     "needed",
+    "notices",
     "parse_resolution",
     "read_resolution",
     "scaling",

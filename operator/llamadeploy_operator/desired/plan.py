@@ -93,6 +93,12 @@ class Plan:
         return self.secret_scheme
 
     @property
+    def store_durable(self) -> bool:
+        """Whether state outlives the control plane's pod. What a file of SQLite lies on is the
+        user's to say."""
+        return self.store_scheme != "memory"
+
+    @property
     def store_shared(self) -> bool:
         """Whether any process may open the store; one that is not known yet is taken for it."""
         return self.store_scheme not in EMBEDDED_SCHEMES

@@ -23,6 +23,7 @@ from llamadeploy_operator.desired import (
     deployment_children,
     kept,
     needed,
+    notices,
     parse_resolution,
     read_resolution,
     scaling,
@@ -92,6 +93,15 @@ class TestWhichOnes:
         context = case({**SHARED, "controlPlane": store}).deployment
         found = kinds(deployment_children(replace(context, state_store_scheme=scheme)))
         assert ("Deployment/app-orchestrator" in found) is runs
+
+    @pytest.mark.parametrize(
+        ("plane", "told"),
+        [({}, ["StateNotDurable"]), ({"stateStore": {"uri": "memory://"}}, ["StateNotDurable"]),
+         ({"stateStore": {"managed": {}}}, []), ({"stateStore": {"uri": "redis://r"}}, [])],
+    )  # fmt: skip
+    def test_forgetful_stores_are_told_of(self, case: Any, plane: Any, told: list[str]) -> None:
+        found = notices(case({"controlPlane": plane}).deployment)
+        assert [str(reason) for reason, _ in found] == told
 
     def test_pod_monitor_where_its_api_is(self, case: Any) -> None:
         context = case({}).deployment
