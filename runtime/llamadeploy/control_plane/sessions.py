@@ -20,6 +20,9 @@ NO_SESSION = "Session not found"
 DELETE_SECONDS = 0.05
 """For how long sessions are collected that are to be deleted, so that they share a commit."""
 
+DELETE_STEP = 100
+"""Sessions deleted in one step (two or three milliseconds): others get their turn in between."""
+
 
 class Sessions:
     """Use cases about sessions."""
@@ -73,10 +76,14 @@ class Sessions:
             await asyncio.wait_for(self._hurry.wait(), DELETE_SECONDS)
         self._hurry.clear()
         doomed, self._doomed = list(self._doomed), set()
+        for first in range(0, len(doomed), DELETE_STEP):
+            await self._forget(doomed[first : first + DELETE_STEP])
+
+    async def _forget(self, session_ids: list[str]) -> None:
         try:
-            busy = await self._store.forget_sessions(doomed)
+            busy = await self._store.forget_sessions(session_ids)
         except StoreError as error:
-            log.warning("%d sessions stay until their retention ends: %s", len(doomed), error)
+            log.warning("%d sessions stay until their retention ends: %s", len(session_ids), error)
             return
         await asyncio.gather(*map(self._delete_quietly, busy))
 
