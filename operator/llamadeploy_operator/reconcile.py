@@ -25,6 +25,7 @@ from llamadeploy_operator.desired import (
     DeploymentContext,
     ServiceContext,
     deployment_children,
+    notices,
     service_children,
 )
 from llamadeploy_operator.desired.children import kept
@@ -147,7 +148,10 @@ class Reconciler:
         status = build(live, context, observed, problems, now)
         key = ObjectKey(kind, metadata["namespace"], metadata["name"])
         if await write_status(self._api, self._cache, key, live, status):
-            for reason, message, warning in news(live.get("status") or {}, status):
+            told = news(live.get("status") or {}, status)
+            if not live.get("status") and isinstance(context, DeploymentContext):
+                told += [(str(reason), text, True) for reason, text in notices(context)]
+            for reason, message, warning in told:
                 await self._events.record(
                     live, reason, message, kind="Warning" if warning else "Normal"
                 )

@@ -55,6 +55,10 @@ def test_a_resource_gets_its_children_and_nothing_is_put_on_it(
     made = space.create("ldep", deployment())
     eventually(lambda: has_children(space), "all children are there", 10)
     space.evaluated("ldep", "d")
+    eventually(
+        lambda: "StateNotDurable" in {item["reason"] for item in space.list("event")},
+        "an Event says that state is kept in memory",
+    )
     for kind in (*CHILDREN, "ldep", "serviceaccount"):
         for item in space.list(kind):
             metadata = item["metadata"]
