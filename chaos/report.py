@@ -9,6 +9,7 @@ from pathlib import Path
 
 import msgspec
 
+from chaos.blows import KILLS, NETWORK, STOPS
 from chaos.feats import Feat
 from chaos.rounds import Row
 
@@ -27,7 +28,7 @@ def table(rows: Sequence[Row]) -> str:
     parts = []
     for name in dict.fromkeys(row.pair for row in rows):
         lines = [_line((f"**{name}**: {HEAD[0].lower()}", *HEAD[1:])), "|---" * len(HEAD) + "|"]
-        for row in rows:
+        for row in sorted(rows, key=_place):
             if row.pair == name:
                 lines.append(
                     _line(
@@ -99,6 +100,14 @@ def write(rows: Sequence[Row], feats: Sequence[Feat]) -> None:
     )
     body = "\n".join([table(rows), feats_table(feats), system + "\n"])
     PAGE.write_text(f"{head}{BEGIN}\n{body}\n{END}{tail}")
+
+
+def _place(row: Row) -> int:
+    """Rows stand in the order of the blows."""
+    for place, blow in enumerate((*KILLS, *STOPS, *NETWORK)):
+        if row.what.startswith(blow.name.partition("{}")[0]):
+            return place
+    return -1
 
 
 def _line(cells: Iterable[object]) -> str:
