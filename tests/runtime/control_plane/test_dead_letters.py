@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from functools import partial
 from typing import Any
 
 import aiormq
 import pytest
+from redis.asyncio import Redis
 
 from llamadeploy.message_queues.rabbitmq import topology
 from llamadeploy.message_queues.rabbitmq.queue import RabbitMQMessageQueue
+from llamadeploy.message_queues.redis.queue import RedisMessageQueue
+from llamadeploy.message_queues.redis.topic import stream_key
 from llamadeploy.messages import ActionTypes, QueueMessage
 from llamadeploy.orchestration.dead_letter_loop import excerpt
 
@@ -30,30 +34,50 @@ def on_rabbitmq(open_plane: Any, rabbitmq_server: Any, rabbitmq_vhost: str) -> A
     return open_plane(queue=RabbitMQMessageQueue(url=rabbitmq_server.url(rabbitmq_vhost)))
 
 
+@pytest.fixture(params=["redis", "rabbitmq"])
+def broker(request: pytest.FixtureRequest) -> Any:
+    """Makes clients of a queue that others publish to as well; with it, how they do that."""
+    if request.param == "rabbitmq":
+        server = request.getfixturevalue("rabbitmq_server")
+        url = server.url(request.getfixturevalue("rabbitmq_vhost"))
+
+        async def put(topic: str, body: bytes) -> None:
+            connection = await aiormq.connect(url)
+            channel = await connection.channel(publisher_confirms=True)
+            await channel.basic_publish(body, exchange="llama-deploy", routing_key=topic)
+            await connection.close()
+
+        return partial(RabbitMQMessageQueue, url=url), put
+    uri = request.getfixturevalue("own_redis").uri
+
+    async def add(topic: str, body: bytes) -> None:
+        async with Redis.from_url(uri) as client:
+            await client.xadd(stream_key(topic), {"m": body})
+
+    return partial(RedisMessageQueue, url=uri, exclusive_mode=True), add
+
+
 @pytest.mark.rule(10)
 @pytest.mark.defect(10)
 async def test_what_cannot_be_read_is_kept_for_people_and_harms_nobody(
-    on_rabbitmq: Any, queue: Any, rabbitmq_server: Any, rabbitmq_vhost: str, wait_until: Any
+    open_plane: Any, broker: Any, wait_until: Any
 ) -> None:
+    connect, put = broker
     topic = f"{NAMESPACE}.echo"
     bodies = [b"\xff\x00{", b'{"id_": 5, "url": "amqp://u:secret@h/"}', b"x" * 2000]
-    connection = await aiormq.connect(rabbitmq_server.url(rabbitmq_vhost))
-    channel = await connection.channel(publisher_confirms=True)
-    async with on_rabbitmq as plane:
+    async with open_plane(queue=connect()) as plane:
         plane.workers.serve("echo", lambda job: asyncio.sleep(0, str(job.arguments["message"])))
         session = await plane.session()
-        unknown = QueueMessage(action=ActionTypes.NEW_TASK, data={"task_id": "nobody"})
-        await queue.publish(topic, unknown)  # from here on there is a topic
+        # From here on there is a topic.
+        await plane.task(session, "echo", message="first")
         for body in bodies:
-            await channel.basic_publish(body, exchange="llama-deploy", routing_key=topic)
+            await put(topic, body)
         task = await plane.task(session, "echo", message="good")
         result = await plane.get(f"/sessions/{session}/tasks/{task}/result?wait=20")
         assert result["result"] == "good"
-        await queue.publish(topic + topology.DEAD_LETTERS, unknown)
 
         async def dealt_with() -> bool:
-            letters = await plane.control_plane.dead_letters()
-            return len(letters) == 3 and await queue.depth(topic + topology.DEAD_LETTERS) == 0
+            return len(await plane.control_plane.dead_letters()) == len(bodies)
 
         await wait_until(dealt_with, 30)
         letters = await plane.control_plane.dead_letters()
@@ -61,7 +85,24 @@ async def test_what_cannot_be_read_is_kept_for_people_and_harms_nobody(
         assert all("cannot be read" in letter.reason for letter in letters)
         assert sorted(letter.message for letter in letters) == sorted(map(excerpt, bodies))
         assert await plane.control_plane.problems() == []
-    await connection.close()
+
+
+async def test_a_dead_letter_of_an_unknown_task_is_forgotten(
+    on_rabbitmq: Any, queue: Any, wait_until: Any
+) -> None:
+    topic = f"{NAMESPACE}.echo"
+    async with on_rabbitmq as plane:
+        plane.workers.serve("echo", lambda job: asyncio.sleep(0, "done"))
+        task = await plane.task(await plane.session(), "echo", message="1")
+        assert (await plane.control_plane.wait_result(task, 20)).result == "done"
+        unknown = QueueMessage(action=ActionTypes.NEW_TASK, data={"task_id": "nobody"})
+        await queue.publish(topic + topology.DEAD_LETTERS, unknown)
+
+        async def dealt_with() -> bool:
+            return await queue.depth(topic + topology.DEAD_LETTERS) == 0
+
+        await wait_until(dealt_with, 30)
+        assert await plane.control_plane.dead_letters() == []
 
 
 @pytest.mark.rule(10)

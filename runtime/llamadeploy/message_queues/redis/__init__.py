@@ -16,5 +16,7 @@ was stopped and wakes up neither acknowledges nor keeps what is somebody else's 
 
 Keys, per topic: ``llamadeploy:queue:{<topic>}:`` and ``s`` (the stream), ``groups`` (by sign of
 life), ``members:<group>`` (consumers by sign of life), ``back:<group>``, ``wake:<group>`` (a stream
-of signals to consumers that wait), ``ephemeral`` (a mark), ``dead`` (what could not be decoded).
+of signals to consumers that wait), ``ephemeral`` (a mark). What could not be decoded is a topic
+within the topic, with a stream and a group of its own: the same keys behind ``dead:``, and
+``dead:ids`` (which messages of a broadcast are there, as every group finds them).
 """

@@ -8,13 +8,13 @@ import logging
 import random
 import uuid
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Generic, Self, TypeVar
 
-from llamadeploy.exceptions import QueueError, QueueUnavailableError
+from llamadeploy.exceptions import QueueError
 from llamadeploy.message_queues.redis.reader import BlockingReader
-from llamadeploy.message_queues.redis.topic import call_topic, topic_prefix
+from llamadeploy.message_queues.redis.topic import call_topic
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
 from llamadeploy.redis_address import RedisAddress
@@ -33,15 +33,14 @@ LEAVING_SECONDS = 2.0
 FIRST_PAUSE, LONGEST_PAUSE = 0.05, 1.0
 
 
-class RedisDelivery:
+class Claim:
     """A message in the group's pending list, under our name."""
 
-    __slots__ = ("_consumer", "_id", "message")
+    __slots__ = ("_consumer", "_id")
 
-    def __init__(self, consumer: RedisConsumer, id_: str, message: QueueMessage) -> None:
+    def __init__(self, consumer: RedisConsumer[Any], id_: str) -> None:
         self._consumer = consumer
         self._id = id_
-        self.message = message
 
     @property
     def topic(self) -> str:
@@ -58,10 +57,41 @@ class RedisDelivery:
         await self._consumer.settle(self._id, done=False)
 
 
-class RedisConsumer:
+class RedisDelivery(Claim):
+    """A message of a topic. Raises ValueError where it cannot be read."""
+
+    __slots__ = ("message",)
+
+    def __init__(self, consumer: RedisConsumer[Any], id_: str, fields: list[bytes]) -> None:
+        super().__init__(consumer, id_)
+        self.message: QueueMessage = wire.decode_message(body_of(fields))
+
+
+class RedisDeadDelivery(Claim):
+    """See ``base.DeadDelivery``. Takes any body."""
+
+    __slots__ = ("body", "reason")
+
+    def __init__(self, consumer: RedisConsumer[Any], id_: str, fields: list[bytes]) -> None:
+        super().__init__(consumer, id_)
+        self.body = body_of(fields)
+        self.reason = b"".join(fields[3:4]).decode("utf-8", "replace") or "it could not be read"
+
+
+def body_of(fields: list[bytes]) -> bytes:
+    """The message; one that others wrote may have other fields."""
+    return fields[1] if fields else b""
+
+
+C = TypeVar("C", bound=Claim)
+
+
+class RedisConsumer(Generic[C]):
     """See the module; made by ``RedisMessageQueue.consume``.
 
     Args:
+        prefix: of the keys.
+        claim: makes of a message what the consumer delivers; a ValueError makes it a dead letter.
         register: consumers that are open, to be closed with the queue.
     """
 
@@ -70,18 +100,21 @@ class RedisConsumer:
         pipe: RedisPipe,
         address: RedisAddress,
         topic: str,
+        prefix: str,
         *,
+        claim: Callable[[RedisConsumer[Any], str, list[bytes]], C],
         prefetch: int,
         ephemeral: bool,
         broadcast: bool,
         silence: float,
         timeout: float,
-        register: set[RedisConsumer],
+        register: set[RedisConsumer[Any]],
     ) -> None:
         self.topic = topic
         self.id = uuid.uuid4().hex
         self._pipe = pipe
-        self._prefix = topic_prefix(topic)
+        self._prefix = prefix
+        self._claim = claim
         self._prefetch = prefetch
         self._silence = silence
         self._register = register
@@ -97,7 +130,7 @@ class RedisConsumer:
             address, pipe, self._prefix, self._group, self.id, grace=timeout
         )
         self._held: set[str] = set()
-        self._buffer: deque[tuple[str, bytes]] = deque()
+        self._buffer: deque[tuple[str, list[bytes]]] = deque()
         self._unsettled: dict[str, bool] = {}
         self._settling: asyncio.Task[None] | None = None
         self._taking = False
@@ -128,21 +161,21 @@ class RedisConsumer:
     ) -> None:
         await self.close()
 
-    def __aiter__(self) -> AsyncIterator[RedisDelivery]:
+    def __aiter__(self) -> AsyncIterator[C]:
         return self
 
-    async def __anext__(self) -> RedisDelivery:
+    async def __anext__(self) -> C:
         while True:
             while not self._buffer and not self._closed:
                 self._news.clear()
                 await self._news.wait()
             if self._closed:
                 raise StopAsyncIteration
-            id_, body = self._buffer.popleft()
+            id_, fields = self._buffer.popleft()
             try:
-                return RedisDelivery(self, id_, wire.decode_message(body))
+                return self._claim(self, id_, fields)
             except ValueError as error:
-                await self._bury(id_, body, str(error))
+                await self._bury(id_, body_of(fields), str(error))
 
     async def resize(self, prefetch: int) -> None:
         """See ``base.Consumer``."""
@@ -237,17 +270,20 @@ class RedisConsumer:
     def _add(self, entries: list[Any]) -> None:
         for id_, fields in entries:
             self._held.add(id_.decode())
-            # A message that others wrote may have other fields.
-            self._buffer.append((id_.decode(), fields[1] if fields else b""))
+            self._buffer.append((id_.decode(), fields))
         if entries:
             self._news.set()
 
     async def _bury(self, id_: str, body: bytes, reason: str) -> None:
         log.error("a message of %s is put aside: %s", self.topic, reason)
-        self._held.discard(id_)
-        self._room.set()
-        with contextlib.suppress(QueueUnavailableError):
+        try:
             await self._call("bury", body, id=id_, reason=reason)
+        except QueueError as error:
+            # Ours no more, and idle: a sign of life hands it back, and it is put aside then.
+            log.warning("a message of %s is put aside later: %s", self.topic, error)
+        finally:
+            self._held.discard(id_)
+            self._room.set()
 
     # -- ownership -----------------------------------------------------------------------------
     async def _join(self) -> None:

@@ -267,12 +267,25 @@ function OPS.take()
   return found
 end
 
--- Put a message aside that nobody can read.
+-- Whether another group of a broadcast has put the message aside.
+local function is_buried(id)
+  local ids = P .. 'dead:ids'
+  call('ZREMRANGEBYSCORE', ids, '-inf', NOW - MARK_SECONDS)
+  local known = call('ZADD', ids, 'NX', NOW, id) == 0
+  call('EXPIRE', ids, MARK_SECONDS)
+  return known
+end
+
+-- Put a message aside that nobody can read; of an inbox it is dropped.
 function OPS.bury()
-  call('XADD', P .. 'dead', 'MAXLEN', '~', 1000, '*', 'm', BODY, 'reason', R.reason)
-  if group_exists(R.group) and owner(R.group, R.id) == R.consumer then
-    settle(R.group, R.id)
+  local group = R.group
+  if not group_exists(group) or owner(group, R.id) ~= R.consumer then
+    return
   end
+  if not R.ephemeral and not (R.broadcast and is_buried(R.id)) then
+    call('XADD', P .. 'dead:s', '*', 'm', BODY, 'reason', R.reason)
+  end
+  settle(group, R.id)
 end
 
 -- A sign of life; 0: the consumer was taken for dead, what it held is not its any more.
@@ -296,11 +309,17 @@ function OPS.beat()
   return 1
 end
 
+-- Remove the topic and its dead letters, which are a topic within it.
 local function delete()
-  for _, group in ipairs(call('ZRANGE', P .. 'groups', 0, -1)) do
-    call('UNLINK', back(group), wake(group), members(group))
+  local topic = P
+  for _, prefix in ipairs({ topic, topic .. 'dead:' }) do
+    P = prefix
+    for _, group in ipairs(call('ZRANGE', P .. 'groups', 0, -1)) do
+      call('UNLINK', back(group), wake(group), members(group))
+    end
+    call('UNLINK', P .. 's', P .. 'groups', P .. 'ids')
   end
-  call('UNLINK', S, P .. 'groups', P .. 'dead')
+  P = topic
 end
 
 -- Hand everything back; an ephemeral topic vanishes.

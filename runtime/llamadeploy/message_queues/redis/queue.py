@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
 from llamadeploy.message_queues.base import Capabilities, DeliveryMode
 from llamadeploy.message_queues.config import RedisMessageQueueConfig
-from llamadeploy.message_queues.redis.consumer import RedisConsumer
+from llamadeploy.message_queues.redis.consumer import (
+    C,
+    RedisConsumer,
+    RedisDeadDelivery,
+    RedisDelivery,
+)
 from llamadeploy.message_queues.redis.purge import purge
-from llamadeploy.message_queues.redis.topic import call_topic, topic_prefix
+from llamadeploy.message_queues.redis.topic import call_topic, dead_prefix, topic_prefix
 from llamadeploy.message_queues.simple import wire
 from llamadeploy.messages import QueueMessage
 from llamadeploy.redis_address import RedisAddress
@@ -47,7 +53,7 @@ class RedisMessageQueue:
         self._timeout = timeout
         self._broadcast = not self._config.exclusive_mode
         self._pipes: dict[str, RedisPipe] = {}
-        self._consumers: set[RedisConsumer] = set()
+        self._consumers: set[RedisConsumer[Any]] = set()
         self._closed = False
 
     def as_config(self) -> RedisMessageQueueConfig:
@@ -70,19 +76,44 @@ class RedisMessageQueue:
 
     def consume(
         self, topic: str, *, group: str, prefetch: int = 1, ephemeral: bool = False
-    ) -> RedisConsumer:
+    ) -> RedisConsumer[RedisDelivery]:
         """See ``base.MessageQueue``; the group of a topic is one, or of a broadcast the
         consumer's own, whatever it is called."""
-        if prefetch < 1:
-            raise ConfigurationError(f"prefetch is {prefetch}: it must be 1 or more")
-        prefix = topic_prefix(topic)
-        return RedisConsumer(
-            self._pipe(prefix),
-            self._address,
+        return self._consume(
             topic,
+            topic_prefix(topic),
+            RedisDelivery,
             prefetch=prefetch,
             ephemeral=ephemeral,
             broadcast=self._broadcast and not ephemeral,
+        )
+
+    def dead_letters(self, topic: str, *, prefetch: int = 1) -> RedisConsumer[RedisDeadDelivery]:
+        """See ``base.KeepsDeadLetters``; each goes to one consumer, also where messages go to
+        all."""
+        return self._consume(topic, dead_prefix(topic), RedisDeadDelivery, prefetch=prefetch)
+
+    def _consume(
+        self,
+        topic: str,
+        prefix: str,
+        claim: Callable[[RedisConsumer[Any], str, list[bytes]], C],
+        *,
+        prefetch: int,
+        ephemeral: bool = False,
+        broadcast: bool = False,
+    ) -> RedisConsumer[C]:
+        if prefetch < 1:
+            raise ConfigurationError(f"prefetch is {prefetch}: it must be 1 or more")
+        return RedisConsumer(
+            self._pipe(topic_prefix(topic)),
+            self._address,
+            topic,
+            prefix,
+            claim=claim,
+            prefetch=prefetch,
+            ephemeral=ephemeral,
+            broadcast=broadcast,
             silence=self._silence,
             timeout=self._timeout,
             register=self._consumers,

@@ -31,6 +31,11 @@ def stream_key(topic: str) -> str:
     return topic_prefix(topic) + "s"
 
 
+def dead_prefix(topic: str) -> str:
+    """The prefix of the keys of a topic's dead letters, in the topic's slot."""
+    return topic_prefix(topic) + "dead:"
+
+
 def topic_of(key: str) -> str:
     """The topic of one of its keys: the reverse of :func:`topic_prefix`."""
     name, _, _ = key.removeprefix(f"{PREFIX}:{{").partition("}")

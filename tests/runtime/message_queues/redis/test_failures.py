@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
@@ -20,6 +21,8 @@ def ids(deliveries: list[Any]) -> list[str]:
     return [delivery.message.id_ for delivery in deliveries]
 
 
+@pytest.mark.rule(9)
+@pytest.mark.defect(8)
 async def test_what_a_killed_process_held_is_delivered_again_in_order(
     redis_server: Any, unique: str, connect: Any, receive: Any, consumer_process: Any
 ) -> None:
@@ -38,6 +41,7 @@ async def test_what_a_killed_process_held_is_delivered_again_in_order(
     assert await queue.depth(unique) == 0
 
 
+@pytest.mark.rule(9)
 async def test_a_consumer_that_was_stopped_and_wakes_up_changes_nothing(
     redis_server: Any, unique: str, connect: Any, receive: Any, consumer_process: Any
 ) -> None:
@@ -58,6 +62,7 @@ async def test_a_consumer_that_was_stopped_and_wakes_up_changes_nothing(
         assert await queue.depth(unique) == 0
 
 
+@pytest.mark.defect(9)
 async def test_a_restarted_server_has_everything_and_consumers_go_on(
     own_redis: Any, unique: str, connect: Any, receive: Any
 ) -> None:
@@ -128,24 +133,55 @@ async def test_what_was_given_to_a_connection_that_had_broken_comes_back(
         waiting.cancel()
 
 
-async def test_a_message_that_cannot_be_read_is_put_aside(
+@pytest.mark.defect(10)
+@pytest.mark.parametrize("exclusive_mode", [True, False])
+async def test_what_cannot_be_read_becomes_a_dead_letter_and_consumers_live(
+    redis_server: Any, unique: str, connect: Any, receive: Any, exclusive_mode: bool
+) -> None:
+    """Once, also where each of two consumers finds it unreadable."""
+    queue = connect(redis_server.uri, exclusive_mode=exclusive_mode)
+    ask = queue._pipe("").ask
+    stream = f"llamadeploy:queue:{{{unique}}}:s"
+    async with AsyncExitStack() as stack:
+        consumers = [
+            await stack.enter_async_context(queue.consume(unique, group="g", prefetch=2))
+            for _ in range(1 if exclusive_mode else 2)
+        ]
+        bodies = [b"{not json", b'{"data": 5}', b"\xff\xfe"]
+        for body in bodies:
+            await ask("XADD", stream, "*", "m", body)
+        await ask("XADD", stream, "*", "foreign", "x", "fields", "y")
+        await queue.publish(unique, message("good"))
+        for consumer in consumers:
+            [delivery] = await receive(consumer, 1)
+            assert delivery.message.id_ == "good"
+            await delivery.ack()
+        async with queue.dead_letters(unique, prefetch=9) as letters:
+            found = await receive(letters, 4)
+            # Those of two consumers are not in one order.
+            assert sorted(letter.body for letter in found) == sorted([*bodies, b"x"])
+            assert {letter.topic for letter in found} == {unique}
+            assert all("not a queue message" in letter.reason for letter in found)
+            await asyncio.gather(*(letter.ack() for letter in found[:3]))
+            await found[3].nack()
+        async with queue.dead_letters(unique, prefetch=9) as letters:
+            [left] = await receive(letters, 1)
+            assert left.body == found[3].body
+    assert await queue.depth(unique) == 0
+    await queue.delete_topic(unique)
+    assert await ask("KEYS", f"llamadeploy:queue:{{{unique}}}:*") == []
+
+
+async def test_unread_nudges_are_dropped(
     redis_server: Any, unique: str, connect: Any, receive: Any
 ) -> None:
     queue = connect(redis_server.uri)
-    stream = f"llamadeploy:queue:{{{unique}}}:"
-    async with queue.consume(unique, group="g", prefetch=2) as consumer:
-        for body in (b"{not json", b'{"data": 5}', b"\xff\xfe"):
-            await queue._pipe("").ask("XADD", stream + "s", "*", "m", body)
-        await queue._pipe("").ask("XADD", stream + "s", "*", "foreign", "x", "fields", "y")
+    async with queue.consume(unique, group="g", ephemeral=True) as inbox:
+        await queue._pipe("").ask("XADD", f"llamadeploy:queue:{{{unique}}}:s", "*", "m", b"{")
         await queue.publish(unique, message("good"))
-        [delivery] = await receive(consumer, 1)
+        [delivery] = await receive(inbox, 1)
         assert delivery.message.id_ == "good"
-        await delivery.ack()
-    assert await queue.depth(unique) == 0
-    dead = await queue._pipe("").ask("XRANGE", stream + "dead", "-", "+")
-    assert len(dead) == 4
-    assert dead[0][1][1] == b"{not json"
-    assert b"not a queue message" in dead[0][1][3]
+    assert await queue._pipe("").ask("EXISTS", f"llamadeploy:queue:{{{unique}}}:dead:s") == 0
 
 
 async def test_a_full_server_refuses_and_recovers(
