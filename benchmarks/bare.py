@@ -1,6 +1,7 @@
 """What the workflow library does alone: the same workflows, one process, no server.
 
-`python -m benchmarks.bare` prints `{"runs_per_second": ..., "events_per_second": ...}`.
+`python -m benchmarks.bare` prints `{"runs_per_second": ..., "cpu_us_per_run": ...,
+"events_per_second": ...}`.
 """
 
 from __future__ import annotations
@@ -30,10 +31,11 @@ async def measure(module: Any) -> dict[str, float]:
     """Rates of `await Workflow.run()` one after the other, and of events read from one run."""
     for _ in range(50):
         await module.echo.run(message="x")
-    started = time.perf_counter()
+    started, used = time.perf_counter(), time.process_time()
     for _ in range(RUNS):
         await module.echo.run(message="x")
     runs = RUNS / (time.perf_counter() - started)
+    used = time.process_time() - used
 
     started = time.perf_counter()
     handler = module.stream.run(n=EVENTS)
@@ -44,6 +46,7 @@ async def measure(module: Any) -> dict[str, float]:
     await handler
     return {
         "runs_per_second": runs,
+        "cpu_us_per_run": 1e6 * used / RUNS,
         "events_per_second": seen / (time.perf_counter() - started),
     }
 

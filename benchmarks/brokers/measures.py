@@ -65,6 +65,7 @@ class Figures:
     Attributes:
         rates: tasks/s with 64 in flight, one per round.
         bare: runs/s of the workflow library alone, right before and after.
+        bare_cpu: microseconds of CPU of each of these runs.
         latency: of one at a time, milliseconds by quantile.
         cpu, cpu_single: microseconds per task by process.
     """
@@ -73,10 +74,17 @@ class Figures:
     pair: str
     rates: list[float]
     bare: list[float] = field(default_factory=list)
+    bare_cpu: list[float] = field(default_factory=list)
     latency: dict[str, float] = field(default_factory=dict)
     cpu: dict[str, float] = field(default_factory=dict)
     cpu_single: dict[str, float] = field(default_factory=dict)
     note: str = ""
+
+    def run_bare(self) -> None:
+        """Measure the yardstick once more."""
+        alone = bare()
+        self.bare.append(alone["runs_per_second"])
+        self.bare_cpu.append(alone["cpu_us_per_run"])
 
     @property
     def rate(self) -> float:
@@ -92,7 +100,8 @@ class Figures:
 def measure_ours(pair: Pair, bounds: Bounds, replicas: int) -> Figures:
     """`llamactl serve` with `replicas` workers of the service."""
     services = {"echo": Service("workflow:echo", replicas, max_concurrent_tasks=SLOTS)}
-    figures = Figures("this project", pair.name, [], bare=[_bare()])
+    figures = Figures("this project", pair.name, [])
+    figures.run_bare()
     with tempfile.TemporaryDirectory(prefix="benchmark-") as parent:
         folder = Path(parent) / "bench"
         folder.mkdir()
@@ -107,7 +116,7 @@ def measure_ours(pair: Pair, bounds: Bounds, replicas: int) -> Figures:
             figures.cpu = _middle([used for _, used in reports])
             single, figures.cpu_single = _watched(groups, server, bounds.single, 1)
             figures.latency = _latency(single)
-    figures.bare.append(_bare())
+    figures.run_bare()
     return figures
 
 
@@ -159,7 +168,8 @@ def measure_dramatiq(pair: Pair, results: Pair, bounds: Bounds) -> Figures:
         "BENCHMARK_REDIS": results.queue_url,
     }
     application = "benchmarks.brokers.dramatiq_app"
-    figures = Figures("Dramatiq", pair.name, [], bare=[_bare()])
+    figures = Figures("Dramatiq", pair.name, [])
+    figures.run_bare()
     with tempfile.TemporaryFile() as log:
         workers = subprocess.Popen(
             [str(python), "-m", "dramatiq", "--processes", "2", "--threads", "16", application],
@@ -182,13 +192,9 @@ def measure_dramatiq(pair: Pair, results: Pair, bounds: Bounds) -> Figures:
             figures.latency = _latency(single)
         finally:
             stop(workers)
-    figures.bare.append(_bare())
+    figures.run_bare()
     figures.note = "no HTTP: its client talks to the broker itself"
     return figures
-
-
-def _bare() -> float:
-    return bare()["runs_per_second"]
 
 
 def _groups(server: Server, pair: Pair) -> dict[str, Sequence[int]]:

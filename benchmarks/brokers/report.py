@@ -155,7 +155,7 @@ def _cpu(each: Figures) -> str:
     total, single = sum(each.cpu.values()), sum(each.cpu_single.values())
     lines.append(f"| **all** | **{total:,.0f}** | **{single:,.0f}** |")
     if each.bare:
-        alone = 1e6 / (sum(each.bare) / len(each.bare))
+        alone = sum(each.bare_cpu) / len(each.bare_cpu)
         lines.append(f"| a bare `Workflow.run()`, for comparison | {alone:,.0f} | {alone:,.0f} |")
     return "\n".join(lines)
 
