@@ -25,6 +25,7 @@ from llamadeploy_operator.cluster.kinds import (
     POD,
     POD_MONITOR,
     VOLUME_CLAIM,
+    WORKFLOW_SERVICE,
     Kind,
 )
 from llamadeploy_operator.cluster.metadata_watch import MetadataWatch
@@ -40,6 +41,9 @@ from llamadeploy_operator.routing import Key, Routes
 from llamadeploy_operator.settings import ENV_PREFIX, OPTIONS, OperatorSettings, from_options
 
 logger = logging.getLogger("llamadeploy_operator")
+
+#: Seconds for which a child's changes are gathered.
+CHILD_DELAY = 0.1
 
 #: Watched in full, all but the custom resources by our label.
 WATCHED = (DEPLOYMENT, *APPLIED, POD, VOLUME_CLAIM)
@@ -69,8 +73,10 @@ class Operator:
 
     def changed(self, kind: Kind, body: dict[str, Any]) -> None:
         """Something was seen to change: reconcile whom it concerns."""
+        # Children change several times in a row, mostly by their controllers' hands.
+        delay = 0.0 if kind in (DEPLOYMENT, WORKFLOW_SERVICE) else CHILD_DELAY
         for key in self.routes.of(kind, body):
-            self.queue.add(key)
+            self.queue.add(key, delay)
 
     async def run(self, stop: asyncio.Event, *others: asyncio.Task[None]) -> None:
         """Watch and reconcile until ``stop``.

@@ -18,7 +18,7 @@ from llamadeploy_operator.cluster.api import Api
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey
 from llamadeploy_operator.cluster.consumed import ConsumedObjects
 from llamadeploy_operator.cluster.consumed import key_of as consumed_key
-from llamadeploy_operator.cluster.kinds import DEPLOYMENT, WORKFLOW_SERVICE
+from llamadeploy_operator.cluster.kinds import DEPLOYMENT
 from llamadeploy_operator.cluster.observe import live_workloads
 from llamadeploy_operator.cluster.resolutions import Resolutions
 from llamadeploy_operator.desired import (
@@ -201,10 +201,11 @@ def older_namesake(cache: Cache, live: Json) -> str | None:
         return name
 
     mine = live["metadata"]
+    keys = cache.services_of(mine["namespace"], live["spec"]["deploymentRef"]["name"])
     others = [
         body
-        for body in cache.objects(WORKFLOW_SERVICE, mine["namespace"])
-        if body["spec"]["deploymentRef"]["name"] == live["spec"]["deploymentRef"]["name"]
+        for body in (cache.get(*key) for key in keys)
+        if body is not None
         and wire_name(body) == wire_name(live)
         and not body["metadata"].get("deletionTimestamp")
     ]

@@ -14,7 +14,9 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from llamadeploy_operator import metrics
 
 #: Seconds without an event or bookmark after which a watch counts as deaf. The API server sends a
-#: bookmark about every 60 s, and a silent connection is given up after 70.
+#: bookmark about every 60 s. A silent connection is given up after 70 s and the collection listed
+#: anew, so that nothing is missed for longer; one that stays silent is deaf 170 s after it was
+#: last heard.
 DEAF_SECONDS = 100.0
 
 
@@ -34,6 +36,7 @@ class Watchdog:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._heard: dict[Watch, float] = {}
+        self._silences: dict[Watch, int] = {}
         self._unlisted: set[Watch] = set()
         self._all_listed = asyncio.Event()
 
@@ -44,13 +47,23 @@ class Watchdog:
         self._all_listed.clear()
 
     def beat(self, watch: Watch) -> None:
-        """A sign of life of an expected watch."""
+        """An event or bookmark came on an expected watch."""
+        self._silences.pop(watch, None)
         if watch in self._heard:
             self._heard[watch] = self._clock()
 
+    def silent(self, watch: Watch) -> None:
+        """A watch was given up because nothing came on it; a list follows."""
+        self._silences[watch] = self._silences.get(watch, 0) + 1
+
     def listed(self, watch: Watch) -> None:
-        """This watch knows the whole of its collection."""
-        self.beat(watch)
+        """This watch knows the whole of its collection.
+
+        That is a sign of life, but not for a watch that was silent twice in a row: it lives from
+        its lists alone, and is as late as they are.
+        """
+        if watch in self._heard and self._silences.get(watch, 0) < 2:
+            self._heard[watch] = self._clock()
         self._unlisted.discard(watch)
         if not self._unlisted:
             self._all_listed.set()

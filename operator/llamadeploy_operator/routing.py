@@ -74,9 +74,8 @@ class Routes:
             yield Key(reference["kind"], namespace, reference["name"])
 
     def _services_of(self, namespace: str, deployment: str) -> Iterator[Key]:
-        for service in self._cache.objects(WORKFLOW_SERVICE, namespace):
-            if service["spec"]["deploymentRef"]["name"] == deployment:
-                yield Key("WorkflowService", namespace, service["metadata"]["name"])
+        for key in self._cache.services_of(namespace, deployment):
+            yield Key("WorkflowService", namespace, key.name)
 
     def _of_pod(self, namespace: str, labels: Mapping[str, str]) -> Iterator[Key]:
         if owner := labels.get(names.WORKFLOW_SERVICE_LABEL):

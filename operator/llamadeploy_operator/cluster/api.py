@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+import msgspec
 from kubernetes.aio import config as kube_config
 from kubernetes.aio.client import ApiClient, Configuration
 
@@ -147,7 +148,7 @@ class Api:
             accept=accept,
             timeout=timeout,
         )
-        decoded: Json = json.loads(raw)
+        decoded: Json = msgspec.json.decode(raw)
         return decoded
 
     async def raw(

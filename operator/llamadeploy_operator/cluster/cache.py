@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from collections import defaultdict
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
+
+import msgspec
 
 from llamadeploy.spec.manifest import API_VERSION
 from llamadeploy_operator import names
-from llamadeploy_operator.cluster.kinds import Kind
+from llamadeploy_operator.cluster.kinds import WORKFLOW_SERVICE, Kind
 
 Json = dict[str, Any]
 
@@ -56,12 +57,8 @@ class Cache:
             if known.uid == metadata["uid"] and not _newer(version, known.version):
                 return key
             self._unlink(key, known)
-        packed = zlib.compress(json.dumps(body, separators=(",", ":")).encode(), 1)
-        labels = metadata.get("labels") or {}
-        indexed = (
-            labels.get(names.DEPLOYMENT_LABEL, ""),
-            labels.get(names.WORKFLOW_SERVICE_LABEL, ""),
-        )
+        packed = zlib.compress(msgspec.json.encode(body), 1)
+        indexed = _indexed(kind, body)
         entry = _Entry(metadata["uid"], version, controller_uid(metadata), indexed, packed)
         self._entries[key] = entry
         for value in set(indexed) - {""}:
@@ -94,11 +91,6 @@ class Cache:
             return list(self._by_namespace.get((kind, namespace), ()))
         return [key for key in self._entries if key.kind == kind]
 
-    def objects(self, kind: Kind, namespace: str) -> Iterator[Json]:
-        """Copies of all objects of a kind in a namespace."""
-        for key in self.keys(kind, namespace):
-            yield _unpack(self._entries[key])
-
     def owned_by(self, uid: str) -> Collection[ObjectKey]:
         """The objects whose controller has this uid."""
         return list(self._by_owner.get(uid, ()))
@@ -114,11 +106,23 @@ class Cache:
         found = self._by_label.get((kind, namespace, value), ())
         return sorted(key for key in found if self._entries[key].labels[which] == value)
 
+    def services_of(self, namespace: str, deployment: str) -> list[ObjectKey]:
+        """The WorkflowServices that name a Deployment, inline or not, labelled or not."""
+        return sorted(self._by_label.get((WORKFLOW_SERVICE, namespace, deployment), ()))
+
     def _unlink(self, key: ObjectKey, entry: _Entry) -> None:
         _discard(self._by_owner, entry.owner_uid, key)
         _discard(self._by_namespace, (key.kind, key.namespace), key)
         for value in set(entry.labels) - {""}:
             _discard(self._by_label, (key.kind, key.namespace, value), key)
+
+
+def _indexed(kind: Kind, body: Mapping[str, Any]) -> tuple[str, str]:
+    """Names of the Deployment and the WorkflowService that an object is looked up by."""
+    if kind == WORKFLOW_SERVICE:
+        return body["spec"]["deploymentRef"]["name"], ""
+    labels = body["metadata"].get("labels") or {}
+    return labels.get(names.DEPLOYMENT_LABEL, ""), labels.get(names.WORKFLOW_SERVICE_LABEL, "")
 
 
 def _discard(index: dict[Any, set[ObjectKey]], value: Any, key: ObjectKey) -> None:
@@ -145,7 +149,7 @@ def controller_uid(metadata: Mapping[str, Any]) -> str:
 
 
 def _unpack(entry: _Entry) -> Json:
-    body: Json = json.loads(zlib.decompress(entry.packed))
+    body: Json = msgspec.json.decode(zlib.decompress(entry.packed))
     return body
 
 

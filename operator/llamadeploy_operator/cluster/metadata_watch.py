@@ -70,7 +70,11 @@ class MetadataWatch:
                     version, failures = seen, 0
             except _Expired:
                 version = None
-            except (ApiError, aiohttp.ClientError, TimeoutError, OSError) as error:
+            except TimeoutError:
+                logger.warning("watch of %s: silent, listed anew", self._kind.resource)
+                self._sink.silent(self._kind, self._namespace)
+                version = None
+            except (ApiError, aiohttp.ClientError, OSError) as error:
                 failures += 1
                 logger.warning(
                     "watch of %s: %s", self._kind.resource, error or type(error).__name__

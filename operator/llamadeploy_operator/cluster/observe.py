@@ -14,7 +14,6 @@ from llamadeploy_operator.cluster.kinds import (
     POD,
     STATEFUL_SET,
     VOLUME_CLAIM,
-    WORKFLOW_SERVICE,
     Kind,
 )
 from llamadeploy_operator.desired import LiveWorkload
@@ -187,8 +186,9 @@ def _job(body: Json, pods: Mapping[str, list[Json]]) -> ObservedJob:
 
 def _services(cache: Cache, namespace: str, deployment: str, uid: str) -> tuple[Any, ...]:
     found = []
-    for body in cache.objects(WORKFLOW_SERVICE, namespace):
-        if body["spec"]["deploymentRef"]["name"] != deployment:
+    for key in cache.services_of(namespace, deployment):
+        body = cache.get(*key)
+        if body is None:
             continue
         status = body.get("status") or {}
         metadata = body["metadata"]

@@ -47,6 +47,10 @@ class Sink:
                     self._changed(kind, body)
         self.watchdog.listed(Watch(kind.resource, namespace or ""))
 
+    def silent(self, kind: Kind, namespace: str | None) -> None:
+        """A watch was given up because nothing came on it."""
+        self.watchdog.silent(Watch(kind.resource, namespace or ""))
+
     def alive(self, kind: Kind, namespace: str | None) -> None:
         """A sign of life of a watch."""
         self.watchdog.beat(Watch(kind.resource, namespace or ""))

@@ -22,7 +22,7 @@ from llamadeploy_operator.cluster.sink import Sink, slim
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of silence after which a watch is opened anew. Bookmarks come about every 60 s.
+#: Seconds of silence after which a watch is given up and its collection listed anew. Bookmarks come about every 60 s.
 INACTIVITY = 70.0
 #: Seconds before a list that follows an error event.
 ERROR_PAUSE = 5.0
@@ -102,7 +102,11 @@ def _guarded(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]
                 except StopAsyncIteration:
                     return
                 except TimeoutError:
-                    logger.warning("watch of %s: silent, opened anew", arguments["resource"])
+                    # To list is slower than to go on from where we were, and sure to miss nothing.
+                    logger.warning("watch of %s: silent, listed anew", arguments["resource"])
+                    if kind is not None:
+                        sink.silent(kind, namespace)
+                    yield {"type": "ERROR", "object": {"code": 410}}
                     return
                 if event["type"] == "ERROR" and event["object"].get("code") != 410:
                     logger.warning("watch of %s: %s", arguments["resource"], event["object"])

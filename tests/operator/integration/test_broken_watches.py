@@ -1,0 +1,112 @@
+"""Watches that break in every way they do: each heals, or health says that it does not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster.fault_proxy import FaultProxy
+from e2e.operator_process import Namespace, OperatorProcess, deployment, eventually
+
+WATCHES = 13
+"""Eleven by kopf, two of metadata."""
+
+
+Behind = Callable[[FaultProxy], OperatorProcess]
+
+
+@pytest.fixture
+def make_proxy(api_server: Any) -> Iterator[Callable[[], FaultProxy]]:
+    if api_server.control_plane is None:
+        pytest.skip("an existing cluster is not put behind a proxy")
+    proxies: list[FaultProxy] = []
+
+    def make() -> FaultProxy:
+        proxies.append(
+            FaultProxy(api_server.control_plane.url, api_server.control_plane.certificate)
+        )
+        proxies[-1].start()
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.stop()
+
+
+@pytest.fixture
+def behind(
+    make_proxy: Any, api_server: Any, space: Namespace, start_operator: Callable[..., Any]
+) -> Behind:
+    """Start an operator whose only way to the cluster is a proxy, and that hardly ever resyncs."""
+
+    def start(proxy: FaultProxy) -> OperatorProcess:
+        config: Path = api_server.control_plane.kubeconfig_for("operator", server=proxy.url)
+        scope = ("--namespace", space.name, "--resync-seconds", "3600")
+        process: OperatorProcess = start_operator(*scope, kubeconfig=config)
+        process.wait_working()
+        eventually(lambda: proxy.watches() == WATCHES, "all watches are open")
+        return process
+
+    return start
+
+
+def works(space: Namespace, name: str, seconds: float) -> None:
+    """A new resource gets its children, and a deleted child comes again."""
+    space.create("ldep", deployment(name, services=[], defaultService=None))
+    child = f"{name}-control-plane"
+    eventually(lambda: space.find("deployment", child), "a new resource is seen", seconds)
+    space.delete("deployment", child)
+    eventually(lambda: space.find("deployment", child), "a loss is seen", seconds)
+
+
+def test_errors_and_resets_heal(
+    space: Namespace, behind: Behind, make_proxy: Callable[[], FaultProxy]
+) -> None:
+    proxy = make_proxy()
+    process = behind(proxy)
+    works(space, "before", 20)
+    for number, code in enumerate((500, 401, 403, 410)):
+        proxy.send_error(code)
+        works(space, f"code{number}", 60)
+    proxy.reset()
+    works(space, "reset", 60)
+    # The API server refuses everything for a while. Here the process may end itself (the lease):
+    # that heals too, for its pod is started again.
+    for status in (500, 403):
+        proxy.refuse(status)
+        proxy.reset()
+        eventually(lambda: proxy.watches() == 0, "all watches are gone")
+        proxy.refuse(0)
+        if not process.running:
+            process.start()
+        process.wait_working()
+        works(space, f"refused{status}", 60)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_silence_heals_and_if_it_lasts_fails_health(
+    space: Namespace, behind: Behind, make_proxy: Callable[[], FaultProxy]
+) -> None:
+    passing, lasting = make_proxy(), make_proxy()
+    healing, deaf = behind(passing), behind(lasting)
+    # Both serve the namespace: only one of them may still see what happens there.
+    lasting.be_deaf(True)
+    passing.silence()
+    started = time.monotonic()
+    works(space, "after", 120)
+    print(f"healed after {time.monotonic() - started:.0f} s")
+    assert healing.fetch("/healthz")[0] == 200
+    eventually(
+        lambda: deaf.fetch("/healthz")[0] == 503,
+        "health fails",
+        120 - (time.monotonic() - started),
+        step=0.5,
+    )
+    print(f"health failed after {time.monotonic() - started:.0f} s")
+    assert "not heard" in deaf.fetch("/healthz")[1]
+    assert healing.fetch("/healthz")[0] == 200
