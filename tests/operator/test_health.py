@@ -58,6 +58,30 @@ async def test_a_watch_that_dies_or_never_starts_fails_health() -> None:
         await server.stop()
 
 
+def test_a_watch_that_lives_from_its_lists_alone_is_deaf() -> None:
+    clock = Clock()
+    watchdog = Watchdog(clock)
+    watchdog.expect(PODS)
+    watchdog.listed(PODS)
+    # Silent once: the list that follows counts.
+    clock.now = 70
+    watchdog.silent(PODS)
+    watchdog.listed(PODS)
+    clock.now = 140
+    assert watchdog.ages()[PODS] == 70
+    # Heard since: once again.
+    watchdog.beat(PODS)
+    clock.now = 210
+    watchdog.silent(PODS)
+    watchdog.listed(PODS)
+    # Silent twice in a row.
+    clock.now = 280
+    watchdog.silent(PODS)
+    watchdog.listed(PODS)
+    clock.now = 311
+    assert watchdog.deaf() == [PODS]
+
+
 def test_signs_of_life_of_unknown_watches_are_ignored() -> None:
     watchdog = Watchdog()
     watchdog.beat(Watch("namespaces", ""))

@@ -22,7 +22,8 @@ from llamadeploy_operator.cluster.sink import Sink, slim
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of silence after which a watch is given up and its collection listed anew. Bookmarks come about every 60 s.
+#: Seconds of silence after which a watch is given up and its collection listed anew. Bookmarks
+#: come about every 60 s.
 INACTIVITY = 70.0
 #: Seconds before a list that follows an error event.
 ERROR_PAUSE = 5.0
