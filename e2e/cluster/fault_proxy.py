@@ -40,7 +40,7 @@ class FaultProxy:
         self._watches: dict[web.StreamResponse, web.Request] = {}
         self._silent: set[web.StreamResponse] = set()
         self._refuse = 0
-        self._deaf = False
+        self._deaf = self._cut = False
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
         self._session: aiohttp.ClientSession | None = None
@@ -76,6 +76,11 @@ class FaultProxy:
         self._deaf = deaf
         if deaf:
             self.silence()
+
+    def cut(self) -> None:
+        """As if the cable were pulled: nothing is answered any more, and nobody is told."""
+        self._cut = True
+        self.silence()
 
     def refuse(self, status: int) -> None:
         """Every request is answered with this status; 0: no more."""
@@ -126,6 +131,8 @@ class FaultProxy:
 
     async def _handle(self, request: web.Request) -> web.StreamResponse:
         assert self._session is not None
+        if self._cut:
+            await asyncio.Event().wait()
         if self._refuse:
             reason = {"kind": "Status", "code": self._refuse, "message": "injected"}
             return web.json_response(reason, status=self._refuse)

@@ -33,9 +33,3 @@ WATCH_AGE = Gauge(
 LEADER = Gauge(
     "llamadeploy_operator_leader", "1 while this replica holds the lease.", registry=REGISTRY
 )
-WRITES = Counter(
-    "llamadeploy_operator_api_writes_total",
-    "Requests that change something in the cluster.",
-    ["method", "resource"],
-    registry=REGISTRY,
-)

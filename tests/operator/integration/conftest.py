@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from e2e.cluster.api import Api
+from e2e.cluster.fault_proxy import FaultProxy
 from e2e.operator_process import SYSTEM, Namespace, OperatorProcess, create_once, grant
 
 
@@ -75,3 +76,21 @@ def operator(
         process.wait_working()
         yield process
         assert process.running, process.tail()
+
+
+@pytest.fixture
+def make_proxy(api_server: Any) -> Iterator[Callable[[], FaultProxy]]:
+    if api_server.control_plane is None:
+        pytest.skip("an existing cluster is not put behind a proxy")
+    proxies: list[FaultProxy] = []
+
+    def make() -> FaultProxy:
+        proxies.append(
+            FaultProxy(api_server.control_plane.url, api_server.control_plane.certificate)
+        )
+        proxies[-1].start()
+        return proxies[-1]
+
+    yield make
+    for proxy in proxies:
+        proxy.stop()

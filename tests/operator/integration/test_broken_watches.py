@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +17,6 @@ WATCHES = 13
 
 
 Behind = Callable[[FaultProxy], OperatorProcess]
-
-
-@pytest.fixture
-def make_proxy(api_server: Any) -> Iterator[Callable[[], FaultProxy]]:
-    if api_server.control_plane is None:
-        pytest.skip("an existing cluster is not put behind a proxy")
-    proxies: list[FaultProxy] = []
-
-    def make() -> FaultProxy:
-        proxies.append(
-            FaultProxy(api_server.control_plane.url, api_server.control_plane.certificate)
-        )
-        proxies[-1].start()
-        return proxies[-1]
-
-    yield make
-    for proxy in proxies:
-        proxy.stop()
 
 
 @pytest.fixture

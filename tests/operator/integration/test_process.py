@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from e2e.cluster.api import Api
+from e2e.cluster.fault_proxy import FaultProxy
 from e2e.operator_process import (
     GROUP,
     Namespace,
@@ -88,6 +89,34 @@ def test_sigterm_gives_the_lease_back_and_sigkill_lets_it_run_out(
     print(f"takeover after SIGTERM {given_back:.1f} s, after SIGKILL {took:.1f} s")
     assert given_back < 10
     assert took <= 20
+
+
+def test_a_leader_whose_connection_is_cut_ends_and_another_takes_over(
+    space: Namespace,
+    start_operator: Start,
+    make_proxy: Callable[[], FaultProxy],
+    api_server: Any,
+) -> None:
+    proxy = make_proxy()
+    together = ("--namespace", space.name, "--lease-name", f"lease-{space.name}")
+    config = api_server.control_plane.kubeconfig_for("operator", server=proxy.url)
+    first = start_operator(*together, kubeconfig=config)
+    first.wait_working()
+    second = start_operator(*together)
+    eventually(lambda: second.fetch("/healthz")[0] == 200, "the second waits")
+    proxy.cut()
+    cut = time.monotonic()
+    eventually(lambda: second.leads() or not first.running, "one of them notices", 30)
+    # Never two: the former is gone before the next begins.
+    assert not first.running
+    assert not second.leads()
+    eventually(second.leads, "the second takes over", 30)
+    took = time.monotonic() - cut
+    print(f"takeover after the cut {took:.1f} s")
+    assert took <= 20
+    assert "could not be renewed" in first.tail()
+    space.create("ldep", deployment())
+    eventually(lambda: ready_children(space), "it works")
 
 
 def test_a_leader_that_was_frozen_writes_nothing_when_it_wakes(
