@@ -67,7 +67,7 @@ class Operator:
             api, self.cache, self.routes, gatherer, recorder, settings.resync_seconds
         )
         self.queue: ReconcileQueue[Key] = ReconcileQueue(
-            reconciler, concurrency=settings.concurrency
+            reconciler, concurrency=settings.concurrency, expected=(ApiError,)
         )
         self.sink = Sink(self.cache, self.watchdog, self.changed)
 

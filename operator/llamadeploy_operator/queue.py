@@ -46,7 +46,8 @@ class ReconcileQueue(Generic[Key]):
     ``add`` may be called as often as one likes: a key that already waits is not queued twice, and
     a key that is being worked on is worked on once more afterwards, so that the last change is
     always seen. The worker returns the seconds after which it wants to look again, or ``None``;
-    an exception is logged and retried with ``backoff``, which a success resets.
+    an exception is logged (without its trace, where it is ``expected``) and retried with
+    ``backoff``, which a success resets.
     """
 
     def __init__(
@@ -55,8 +56,10 @@ class ReconcileQueue(Generic[Key]):
         *,
         concurrency: int = 8,
         backoff: Backoff | None = None,
+        expected: tuple[type[Exception], ...] = (),
     ) -> None:
         self._worker = worker
+        self._expected = expected
         self._concurrency = concurrency
         self._backoff = backoff or Backoff()
         self._ready: asyncio.Queue[Key] = asyncio.Queue()
@@ -105,12 +108,6 @@ class ReconcileQueue(Generic[Key]):
             timer.cancel()
         self._timers[key] = loop.call_later(delay, self.add, key)
 
-    def forget(self, key: Key) -> None:
-        """Drop what is remembered of a key whose object is gone: its failures and its timer."""
-        self._failures.pop(key, None)
-        if timer := self._timers.pop(key, None):
-            timer.cancel()
-
     async def run(self) -> None:
         """Work until cancelled, with at most ``concurrency`` keys at a time."""
         async with asyncio.TaskGroup() as group:
@@ -133,11 +130,18 @@ class ReconcileQueue(Generic[Key]):
     async def _once(self, key: Key) -> None:
         try:
             again_in = await self._worker(key)
-        except Exception:
+        except Exception as error:
             failures = self._failures.get(key, 0) + 1
             self._failures[key] = failures
             delay = self._backoff.delay(failures)
-            logger.exception("%s: failed %d times, next try in %.1f s", key, failures, delay)
+            logger.warning(
+                "%s: failed %d times, next try in %.1f s: %s",
+                key,
+                failures,
+                delay,
+                error,
+                exc_info=not isinstance(error, self._expected),
+            )
             self._add_later(key, delay)
             return
         self._failures.pop(key, None)

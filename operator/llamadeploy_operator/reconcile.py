@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime
 import logging
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -100,7 +101,9 @@ class Reconciler:
             logger.info("applied %d, deleted %d", len(changes.applied), len(changes.deleted))
         await self._report(live, context, gathered.problems + changes.problems)
         hurry = gathered.unreadable or changes.waiting or changes.problems
-        return min(LOOK_AGAIN, self._resync) if hurry else self._resync
+        # Spread, so that what was seen together at the start does not come back together.
+        resync = self._resync * random.uniform(0.9, 1.1)  # noqa: S311
+        return min(LOOK_AGAIN, resync) if hurry else resync
 
     async def _context(self, live: Json, gathered: Gathered) -> DeploymentContext | ServiceContext:
         if live["kind"] == "Deployment":
