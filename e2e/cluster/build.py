@@ -51,10 +51,16 @@ def cluster_binary(report: Report = lambda line: None) -> Path:
     package = "k8s.io/component-base/version"
     link = f"-s -w -X {package}.gitVersion=v{KUBERNETES}"
     link += f" -X {package}.gitMajor={major} -X {package}.gitMinor={minor}"
-    content = b"".join((HERE / name).read_bytes() for name in ("go.mod", "go.sum", "main.go"))
-    key = hashlib.sha256(content + link.encode()).hexdigest()[:16]
-    command = ["build", "-buildvcs=false", "-ldflags", link]
-    return _built(f"cluster-{key}", lambda target: [*command, "-o", str(target), "."], report)
+    return _module("cluster", HERE, link, report)
+
+
+def dns_binary(report: Report = lambda line: None) -> Path:
+    """CoreDNS, for clusters with real nodes.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    return _module("dns", HERE / "dns", "-s -w", report)
 
 
 def kwok_binary(report: Report = lambda line: None) -> Path:
@@ -63,12 +69,19 @@ def kwok_binary(report: Report = lambda line: None) -> Path:
     Raises:
         BuildUnavailableError: it is not there and cannot be built.
     """
-    return _built(
-        f"kwok-{KWOK}", lambda _: ["install", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}"], report
-    )
+    command = ["install", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}"]
+    return _built(f"kwok-{KWOK}", HERE, lambda _: command, report)
 
 
-def _built(name: str, arguments: Callable[[Path], list[str]], report: Report) -> Path:
+def _module(name: str, folder: Path, link: str, report: Report) -> Path:
+    """The program of a Go module of ours; the cached one is of the same files and flags."""
+    content = b"".join((folder / file).read_bytes() for file in ("go.mod", "go.sum", "main.go"))
+    key = hashlib.sha256(content + link.encode()).hexdigest()[:16]
+    command = ["build", "-buildvcs=false", "-ldflags", link]
+    return _built(f"{name}-{key}", folder, lambda to: [*command, "-o", str(to), "."], report)
+
+
+def _built(name: str, module: Path, arguments: Callable[[Path], list[str]], report: Report) -> Path:
     path = cache_folder() / name
     if path.exists():
         return path
@@ -80,13 +93,18 @@ def _built(name: str, arguments: Callable[[Path], list[str]], report: Report) ->
         )
     with _locked(path.with_name(f"{name}.lock")):
         if not path.exists():  # another run may just have built it
-            _go(program, name, arguments, path, report)
+            _go([program], module, arguments, path, report)
     return path
 
 
 def _go(
-    program: str, name: str, arguments: Callable[[Path], list[str]], path: Path, report: Report
+    program: list[str],
+    module: Path,
+    arguments: Callable[[Path], list[str]],
+    path: Path,
+    report: Report,
 ) -> None:
+    name = path.name
     folder = path.with_name(f".{name}.{os.getpid()}")
     folder.mkdir()
     log = folder / "log"
@@ -94,8 +112,8 @@ def _go(
     try:
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [program, *arguments(folder / "program")],
-                cwd=HERE, env=environ, stdout=output, stderr=output,
+                [*program, *arguments(folder / "program")],
+                cwd=module, env=environ, stdout=output, stderr=output,
             )  # fmt: skip
             _wait(process, name, report)
         if process.returncode:
@@ -135,7 +153,7 @@ def main() -> None:
     def report(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
-    for build in (cluster_binary, kwok_binary):
+    for build in (cluster_binary, kwok_binary, dns_binary):
         sys.stdout.write(f"{build(report)}\n")
 
 

@@ -40,6 +40,12 @@ START_SECONDS = 60.0
 class ControlPlane:
     """One cluster, on free ports of the loopback interface.
 
+    Args:
+        users: user -> groups.
+        enabled: controllers; ``"*"`` for all.
+        address: where the API server listens instead.
+        enter: in front of each command, such as one that enters a network namespace.
+
     Attributes:
         url: of the API server.
         kubeconfig: file with the admin's credentials.
@@ -56,19 +62,23 @@ class ControlPlane:
         audit: bool = False,
         users: Mapping[str, Sequence[str]] = USERS,
         enabled: Sequence[str] = CONTROLLERS,
+        address: str = "127.0.0.1",
+        enter: Sequence[str] = (),
     ) -> None:
         self.binary = binary
+        self.enter = tuple(enter)
         self.folder = folder
         folder.chmod(0o700)  # the tokens and the key lie in here
         users = {**users, CONTROLLERS_USER: ["system:masters"]}
         self._ports = {name: free_port() for name in ("etcd", "peer", "api")}
         self._tokens = {user: secrets.token_hex(16) for user in users}
-        self.url = f"https://127.0.0.1:{self._ports['api']}"
+        self.address = address
+        self.url = f"https://{address}:{self._ports['api']}"
         self.audit = AuditLog(folder / "audit.log") if audit else None
         self._write_files(users)
 
         def process(name: str, *arguments: str) -> Process:
-            return Process(name, [str(binary), name, *arguments], folder)
+            return Process(name, [*enter, str(binary), name, *arguments], folder)
 
         self.etcd = process("etcd", *self._etcd_arguments())
         self.api_server = process("kube-apiserver", *self._api_arguments())
@@ -173,8 +183,8 @@ class ControlPlane:
         key = certificates / "apiserver.key"  # made with the certificate, signs tokens as well
         arguments = [
             f"--etcd-servers=http://127.0.0.1:{self._ports['etcd']}",
-            f"--secure-port={self._ports['api']}", "--bind-address=127.0.0.1",
-            "--advertise-address=127.0.0.1", "--endpoint-reconciler-type=none",
+            f"--secure-port={self._ports['api']}", f"--bind-address={self.address}",
+            f"--advertise-address={self.address}",
             f"--cert-dir={certificates}", f"--token-auth-file={self.folder / 'tokens.csv'}",
             "--authorization-mode=Node,RBAC", "--anonymous-auth=false",
             "--service-account-issuer=https://kubernetes.default.svc",
@@ -182,6 +192,8 @@ class ControlPlane:
             "--service-cluster-ip-range=10.96.0.0/16", "--allow-privileged=true",
             "--kubelet-preferred-address-types=InternalIP", "--shutdown-delay-duration=0s",
         ]  # fmt: skip
+        if self.address == "127.0.0.1":  # not an address that a Service may lead to
+            arguments.append("--endpoint-reconciler-type=none")
         if self.audit is not None:
             arguments += [
                 f"--audit-log-path={self.audit.path}", "--audit-log-mode=blocking",

@@ -6,13 +6,13 @@ Job end successfully.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from e2e.cluster.api import MERGE_PATCH, Api, wait_for
 from e2e.cluster.control_plane import CONTROLLERS_USER, ControlPlane
 from e2e.cluster.process import Process
+from e2e.cluster.scheduler import scheduler
 
 LABEL = "llamadeploy.io/simulated"
 CAPACITY = {"cpu": "100k", "memory": "100Ti", "pods": "1000000", "ephemeral-storage": "100Ti"}
@@ -31,13 +31,7 @@ class SimulatedNodes:
         self._names = [f"simulated-{number}" for number in range(count)]
         folder = control_plane.folder
         kubeconfig = control_plane.kubeconfig_for(CONTROLLERS_USER)
-        config = folder / "scheduler.json"
-        config.write_text(json.dumps(_scheduler(kubeconfig)))
-        self.scheduler = Process(
-            "kube-scheduler",
-            [str(control_plane.binary), "kube-scheduler", f"--config={config}", "--secure-port=0"],
-            folder,
-        )
+        self.scheduler = scheduler(control_plane)
         command = [
             str(kwok), f"--kubeconfig={kubeconfig}", "--node-ip=127.0.0.1", "--cidr=10.32.0.1/12",
             f"--manage-nodes-with-label-selector={LABEL}=true", "--node-lease-duration-seconds=40",
@@ -84,14 +78,4 @@ def _node(name: str) -> dict[str, Any]:
     return {
         "metadata": {"name": name, "labels": {LABEL: "true", "kubernetes.io/hostname": name}},
         "status": {"capacity": CAPACITY, "allocatable": CAPACITY},
-    }
-
-
-def _scheduler(kubeconfig: Path) -> dict[str, Any]:
-    connection = {"kubeconfig": str(kubeconfig), "qps": 500, "burst": 1000}
-    return {
-        "apiVersion": "kubescheduler.config.k8s.io/v1",
-        "kind": "KubeSchedulerConfiguration",
-        "clientConnection": connection,
-        "leaderElection": {"leaderElect": False},
     }

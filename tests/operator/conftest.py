@@ -26,7 +26,7 @@ sys.path.insert(0, str(ROOT))
 from e2e.cluster.api import Api  # noqa: E402
 from e2e.cluster.api_proxy import ApiProxy  # noqa: E402
 from e2e.cluster.audit import AuditLog  # noqa: E402
-from e2e.cluster.build import BuildUnavailableError, cluster_binary, kwok_binary  # noqa: E402
+from e2e.cluster.build import BuildUnavailableError, cluster_binary, dns_binary, kwok_binary  # noqa: E402
 from e2e.cluster.control_plane import ControlPlane  # noqa: E402
 from e2e.cluster.simulated_nodes import SimulatedNodes  # noqa: E402
 
@@ -74,7 +74,12 @@ def existing() -> Path | None:
 def pytest_collection_finish(session: pytest.Session) -> None:
     """Build what is missing before the first test's time-out begins to run."""
     wanted = {name for item in session.items for name in getattr(item, "fixturenames", ())}
-    builds = [("own_control_plane", cluster_binary), ("kwok", kwok_binary)]
+    builds = [
+        ("own_control_plane", cluster_binary),
+        ("local_cluster", cluster_binary),
+        ("local_cluster", dns_binary),
+        ("kwok", kwok_binary),
+    ]
     if existing() is None:
         builds.append(("api_server", cluster_binary))
     capture = session.config.pluginmanager.getplugin("capturemanager")

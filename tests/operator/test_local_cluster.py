@@ -1,0 +1,91 @@
+"""The cluster of the end-to-end tests runs pods: with logs, Services and names."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e.cluster.api import Api, wait_for
+from e2e.cluster.build import BuildUnavailableError, cluster_binary, dns_binary
+from e2e.cluster.images import BUSYBOX
+from e2e.cluster.node import LocalCluster, missing
+
+NAMESPACE = "/api/v1/namespaces/default"
+
+
+@pytest.fixture
+def local_cluster() -> Iterator[LocalCluster]:
+    """One with a node."""
+    if sys.platform != "linux" or os.geteuid() != 0:
+        pytest.skip("a node needs root on Linux")
+    if lacking := missing():
+        pytest.skip(f"a node needs {', '.join(lacking)}: see e2e/cluster/node.py")
+    try:
+        programs = cluster_binary(), dns_binary()
+    except BuildUnavailableError as error:
+        pytest.skip(str(error))
+    with tempfile.TemporaryDirectory(prefix="ldep-", ignore_cleanup_errors=True) as folder:
+        cluster = LocalCluster(*programs, Path(folder))
+        try:
+            cluster.start()
+            yield cluster
+        finally:
+            spaces = {cluster.network.name, *cluster.pod_networks()}
+            cluster.stop()
+        left = spaces & {path.name for path in Path("/run/netns").iterdir()}
+        assert len(spaces) > 1 and not left, "network namespaces are left"
+        assert folder not in Path("/proc/mounts").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(240)
+def test_pods_run_and_find_each_other(local_cluster: Any) -> None:
+    api = Api(local_cluster.kubeconfig)
+    account = f"{NAMESPACE}/serviceaccounts/default"
+    wait_for(lambda: exists(api, account), 60, "the service account is there")
+    api.request("POST", f"{NAMESPACE}/services", {
+        "metadata": {"name": "web"},
+        "spec": {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": 8080}]},
+    })  # fmt: skip
+    serve = "echo -n hello > /tmp/index.html; exec httpd -f -p 8080 -h /tmp"
+    probe = {"httpGet": {"path": "/", "port": 8080}, "periodSeconds": 1}
+    run_pod(api, "web", serve, readinessProbe=probe)
+    ask = "until wget -q -O - http://web.default.svc.cluster.local; do sleep 0.2; done"
+    run_pod(api, "client", ask)
+    wait_for(lambda: phase(api, "client") in ("Succeeded", "Failed"), 120, "the client ends")
+    log = api.request("GET", f"{NAMESPACE}/pods/client/log")
+    assert phase(api, "client") == "Succeeded" and log.endswith("hello")
+    api.close()
+
+
+def exists(api: Api, path: str) -> bool:
+    return api._answers(path)
+
+
+def run_pod(api: Api, name: str, command: str, **container: Any) -> None:
+    restricted = {
+        "runAsNonRoot": True, "runAsUser": 65532, "allowPrivilegeEscalation": False,
+        "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
+        "readOnlyRootFilesystem": True,
+    }  # fmt: skip
+    item = {
+        "name": "main", "image": BUSYBOX, "command": ["sh", "-c", command],
+        "securityContext": restricted, "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
+        **container,
+    }  # fmt: skip
+    volumes = [{"name": "tmp", "emptyDir": {}}]
+    body = {
+        "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"restartPolicy": "Never", "containers": [item], "volumes": volumes},
+    }
+    api.request("POST", f"{NAMESPACE}/pods", body)
+
+
+def phase(api: Api, name: str) -> str:
+    return str(api.request("GET", f"{NAMESPACE}/pods/{name}")["status"].get("phase"))
