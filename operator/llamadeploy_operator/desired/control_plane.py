@@ -5,27 +5,16 @@ from __future__ import annotations
 from llamadeploy.settings import HTTP_PORT, QUEUE_PORT
 from llamadeploy_operator import names
 from llamadeploy_operator.desired.context import DeploymentContext, Manifest
+from llamadeploy_operator.desired.core_pod import ROLLING, STARTUP_SECONDS, core_template
 from llamadeploy_operator.desired.env import merged, network_env, process_env, setting, store_env
-from llamadeploy_operator.desired.hashes import component_annotations, connection_hashes
 from llamadeploy_operator.desired.objects import child, of_deployment
-from llamadeploy_operator.desired.overlay import merge_pod_template
 from llamadeploy_operator.desired.plan import Plan
-from llamadeploy_operator.desired.pod import (
-    METRICS,
-    PodPlan,
-    ca_volumes,
-    http_probes,
-    pod_template,
-    port,
-    resources,
-)
+from llamadeploy_operator.desired.pod import METRICS, http_probes, port, resources
 
 STOP_SECONDS = 40
 """A pause in which Services forget the pod, 10 s for running requests, and some to spare."""
 
 PAUSE = {"preStop": {"sleep": {"seconds": 5}}}
-STARTUP_SECONDS = 120
-"""A store that is just being started too may take its time."""
 
 
 def control_plane_deployment(context: DeploymentContext) -> Manifest:
@@ -33,8 +22,7 @@ def control_plane_deployment(context: DeploymentContext) -> Manifest:
     successor starts."""
     plan = Plan.of(context, context.defaults)
     name = names.control_plane(context.owner.name)
-    selector = names.selector(context.owner.name, names.CONTROL_PLANE)
-    rolling = {"type": "RollingUpdate", "rollingUpdate": {"maxUnavailable": 0, "maxSurge": 1}}
+    overlay = plan.control_plane.pod_template
     return child(
         "apps/v1",
         "Deployment",
@@ -44,32 +32,12 @@ def control_plane_deployment(context: DeploymentContext) -> Manifest:
         spec={
             "replicas": plan.control_planes,
             "revisionHistoryLimit": 3,
-            "strategy": {"type": "Recreate"} if plan.embedded else rolling,
-            "selector": {"matchLabels": selector},
-            "template": _template(context, plan, selector),
+            "strategy": {"type": "Recreate"} if plan.embedded else ROLLING,
+            "selector": {"matchLabels": names.selector(context.owner.name, names.CONTROL_PLANE)},
+            "template": core_template(
+                context, name, names.CONTROL_PLANE, _container(plan), overlay, STOP_SECONDS
+            ),
         },
-    )
-
-
-def _template(context: DeploymentContext, plan: Plan, selector: dict[str, str]) -> Manifest:
-    name = names.control_plane(context.owner.name)
-    overlay = plan.control_plane.pod_template
-    pod = PodPlan(
-        labels=of_deployment(context, names.CONTROL_PLANE),
-        selector=selector,
-        service_account=name,
-        container=_container(plan),
-        revision=context.pin.revision,
-        volumes=ca_volumes(context.defaults, context.owner.name),
-        annotations=component_annotations(
-            connection_hashes(plan, context.hashes), (), overlay, context.hashes,
-            context.live.get(name),
-        ),
-        spread=plan.control_planes > 1,
-        grace=STOP_SECONDS,
-    )  # fmt: skip
-    return merge_pod_template(
-        pod_template(pod, context.defaults), overlay, "controlPlane.podTemplate"
     )
 
 
@@ -82,13 +50,12 @@ def _container(plan: Plan) -> Manifest:
         own.append(setting("default_service", plan.spec.default_service))
     if plan.control_plane.cors_origins is not None:
         own.append(setting("cors_origins", plan.control_plane.cors_origins))
-    env = merged(network_env(plan), process_env(plan), store_env(plan), own)
     return {
         "name": names.CONTROL_PLANE,
         "image": plan.pin.image,
         "command": ["llamadeploy", "control-plane"],
         "ports": ports,
-        "env": env,
+        "env": merged(network_env(plan), process_env(plan), store_env(plan), own),
         "resources": resources("100m", "192Mi", "1Gi"),
         "lifecycle": PAUSE,
         **http_probes(startup_seconds=STARTUP_SECONDS),
