@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 from collections.abc import Awaitable, Callable
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,6 +40,26 @@ class Target:
     queue_type: str | None
     queue_url: str | None
     state_store_uri: str | None
+    queue_options: dict[str, Any] = field(default_factory=dict)
+
+
+NAMING_OPTIONS = ("exchange_name", "exclusive_mode")
+"""Options of queues, beyond what is in their URLs, that say where and what its topics are."""
+
+
+def _json_object(ctx: click.Context, param: click.Parameter, value: str | None) -> dict[str, Any]:
+    """An option whose value is the JSON of an object; empty where it was not given."""
+    if not value:
+        return {}
+    try:
+        found = json.loads(value)
+    except ValueError as error:
+        raise click.BadParameter(f"it is not JSON: {error}", ctx, param) from None
+    if not isinstance(found, dict):
+        raise click.BadParameter(
+            'it must be a JSON object, such as \'{"exchange_name": "mine"}\'', ctx, param
+        )
+    return found
 
 
 @click.command()
@@ -60,6 +81,14 @@ class Target:
     help="Its URL, with --queue-type.",
 )
 @click.option(
+    "--queue-options",
+    metavar="JSON",
+    callback=_json_object,
+    envvar="LLAMADEPLOY_QUEUE_OPTIONS",
+    show_envvar=True,
+    help="Its other settings as JSON: a RabbitMQ exchange_name that is not the default.",
+)
+@click.option(
     "--state-store-uri",
     envvar="LLAMADEPLOY_STATE_STORE_URI",
     show_envvar=True,
@@ -75,6 +104,7 @@ def purge(
     namespace: str | None,
     queue_type: str | None,
     queue_url: str | None,
+    queue_options: dict[str, Any],
     state_store_uri: str | None,
     dry_run: bool,
     yes: bool,
@@ -95,6 +125,7 @@ def purge(
     try:
         found = _from_file(file, deployment) if file is not None else None
         target = _target(found, namespace, queue_type, queue_url, state_store_uri)
+        target = replace(target, queue_options={**target.queue_options, **queue_options})
         report = _purge(target, dry_run=dry_run, yes=yes, force=force)
     except LlamaDeployError as error:
         raise click.ClickException(str(error)) from error
@@ -114,14 +145,18 @@ def _from_file(file: Path, deployment: str | None) -> Target:
         raise click.UsageError(f"--deployment must name one of FILE's deployments: {names}")
     (spec,) = chosen
     queue = spec.message_queue
-    external = queue.type in EXTERNAL
     uri = spec.control_plane.state_store_uri
-    return Target(
+    found = Target(
         namespace=spec.control_plane.topic_namespace or f"llama_deploy.{spec.name}",
-        queue_type=queue.type if external else None,
-        queue_url=queue_config(queue.type, **queue.options)["url"] if external else None,
+        queue_type=None,
+        queue_url=None,
         state_store_uri=uri if uri and is_shared(uri) else None,
     )
+    if queue.type not in EXTERNAL:
+        return found
+    settings = dict(queue_config(queue.type, **queue.options))
+    naming = {name: settings[name] for name in NAMING_OPTIONS if name in settings}
+    return replace(found, queue_type=queue.type, queue_url=settings["url"], queue_options=naming)
 
 
 def _target(
@@ -132,11 +167,13 @@ def _target(
     state_store_uri: str | None,
 ) -> Target:
     found = found or Target("", None, None, None)
+    same = kind in (None, found.queue_type)
     target = Target(
         namespace=namespace or found.namespace,
         queue_type=kind or found.queue_type,
-        queue_url=queue_url or (found.queue_url if kind in (None, found.queue_type) else None),
+        queue_url=queue_url or (found.queue_url if same else None),
         state_store_uri=state_store_uri or found.state_store_uri,
+        queue_options=found.queue_options if same else {},
     )
     if not target.namespace:
         raise click.UsageError("name FILE or --namespace: what is to be purged?")
@@ -178,7 +215,7 @@ async def _with(
             store = await open_store(target.state_store_uri, target.namespace, worker=True)
             stack.push_async_callback(store.aclose)
         if target.queue_type is not None:
-            queue = open_queue(target.queue_type, target.queue_url)
+            queue = open_queue(target.queue_type, target.queue_url, target.queue_options)
             stack.push_async_callback(queue.aclose)
             await queue.ping()
         return await act(target.namespace, store, queue)

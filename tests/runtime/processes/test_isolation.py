@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from typing import Any
 
@@ -11,6 +12,8 @@ import pytest
 from click.testing import CliRunner, Result
 
 from llamadeploy.cli import llamactl
+from llamadeploy.message_queues.registry import open_queue
+from llamadeploy.messages import QueueMessage
 
 
 def purge(backend: Any, *options: str) -> Result:
@@ -21,6 +24,7 @@ def purge(backend: Any, *options: str) -> Result:
     )  # fmt: skip
 
 
+@pytest.mark.defect(9, 15)
 async def test_neighbours_see_nothing_of_each_other_and_purge_takes_one(
     deploy: Any, apis: Any, until: Any, backend: Any
 ) -> None:
@@ -68,6 +72,36 @@ async def test_neighbours_see_nothing_of_each_other_and_purge_takes_one(
     assert await second.result(*await second.create(number=14)) == "done 14"
 
 
+async def test_a_queue_with_an_exchange_of_its_own_is_purged(
+    tmp_path: Any, rabbitmq_server: Any, rabbitmq_vhost: str
+) -> None:
+    url = rabbitmq_server.url(rabbitmq_vhost)
+    file = tmp_path / "deployment.yaml"
+    file.write_text(
+        "name: shop\ncontrol-plane: {}\n"
+        f"message-queue: {{type: rabbitmq, url: '{url}', exchange_name: mine}}\n"
+        "services: {work: {name: W, source: {type: local, name: .}, path: 'workflow:work'}}\n"
+    )
+    options = '{"exchange_name": "mine"}'
+    by_hand = ("-n", "llama_deploy.shop", "--queue-type", "rabbitmq", "--queue-url", url,
+               "--queue-options", options)  # fmt: skip
+    async with AsyncExitStack() as stack:
+        queues = []
+        for exchange in ("mine", "llama-deploy"):
+            queues.append(open_queue("rabbitmq", url, {"exchange_name": exchange}))
+            stack.push_async_callback(queues[-1].aclose)
+        mine, default = queues
+        await default.publish("llama_deploy.shop.other", QueueMessage(id_="0"))
+        for arguments in ((str(file),), by_hand):
+            await mine.publish("llama_deploy.shop.work", QueueMessage(id_="1"))
+            command = ["purge", *arguments, "--yes", "-o", "json"]
+            done = await asyncio.to_thread(CliRunner().invoke, llamactl, command)
+            assert done.exit_code == 0, done.output
+            assert json.loads(done.stdout)["topics"] == 1
+            assert await mine.depth("llama_deploy.shop.work") == 0
+        assert await default.depth("llama_deploy.shop.other") == 1
+
+
 @pytest.mark.parametrize(
     ("options", "says"),
     [
@@ -75,6 +109,8 @@ async def test_neighbours_see_nothing_of_each_other_and_purge_takes_one(
         (("--yes",), "FILE or --namespace"),
         (("--yes", "--namespace", "a"), "no external message queue or state store"),
         (("--yes", "--namespace", "a", "--queue-type", "redis"), "--queue-url"),
+        (("--yes", "--queue-options", "{"), "it is not JSON"),
+        (("--yes", "--queue-options", "[]"), "JSON object"),
     ],
 )
 def test_wrong_usage_says_what_to_write(options: tuple[str, ...], says: str) -> None:
