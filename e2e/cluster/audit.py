@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 POLICY = {
@@ -24,6 +25,7 @@ class Request:
     Attributes:
         resource: plural, with its subresource: ``workflowservices/status``; of no resource: ``""``.
         agent: the client's User-Agent.
+        time: when it was answered (a watch: began to be), in seconds since 1970.
     """
 
     user: str
@@ -34,6 +36,7 @@ class Request:
     name: str
     status: int
     agent: str
+    time: float
 
 
 class AuditLog:
@@ -94,4 +97,5 @@ def _request(item: dict[str, object]) -> Request:
         name=str(reference.get("name", "")),
         status=int(status.get("code", 0)),
         agent=str(item.get("userAgent", "")),
+        time=datetime.fromisoformat(str(item["stageTimestamp"])).timestamp(),
     )
