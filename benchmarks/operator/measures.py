@@ -38,6 +38,8 @@ class Figures:
         applied: per Deployment, from the answer of its creation to the last first write of a child.
         ready: per Deployment, from its creation to its condition's transition (whole seconds).
         requests: the operator's API requests by verb and resource until everything is steady.
+        requests_of_others: the same of everybody else (user, verb, resource), the 20 most frequent.
+        reconciliations: of all resources until everything is steady.
         cpu: CPU seconds by process until everything is ready.
         memory_peak, memory_steady: resident memory of the operator, MiB.
         restart: from the start of a new process until it leads, has looked at every resource and
@@ -52,6 +54,8 @@ class Figures:
     applied: list[float] = field(default_factory=list)
     ready: list[float] = field(default_factory=list)
     requests: dict[str, int] = field(default_factory=dict)
+    requests_of_others: dict[str, int] = field(default_factory=dict)
+    reconciliations: float = 0.0
     cpu: dict[str, float] = field(default_factory=dict)
     pods: int = 0
     children: int = 0
@@ -113,9 +117,14 @@ def _fill(stage: Stage, operator: OperatorProcess, figures: Figures, limit: floa
     figures.cpu = {name: used - before[name] for name, used in stage.cpu(operator).items()}
     wait_steady(stage, operator, 120)
     figures.memory_peak, figures.memory_steady = memory(operator)
+    figures.reconciliations = operator.reconciled()
     log = list(stage.audit.requests())
     mine = [item for item in log if item.user == USER and item.resource != "leases"]
     figures.requests = dict(Counter(f"{item.verb} {item.resource}" for item in mine).most_common())
+    others = Counter(
+        f"{item.user} {item.verb} {item.resource}" for item in log if item.user != USER
+    )
+    figures.requests_of_others = dict(others.most_common(20))
     bodies = stage.deployments()
     names = {(body["metadata"]["namespace"], body["metadata"]["name"]) for body in bodies}
     figures.applied, figures.children = applied(log, names)

@@ -63,6 +63,7 @@ def markdown(figures: Figures, command: str) -> str:
         ("created to children applied, p50 / p99", _pair(f.applied, 2), ""),
         ("created to Ready, p50 / p99", _pair(f.ready, 0), ""),
         ("operator's API requests per Deployment", f"{f.requests_per_resource:.1f}", ""),
+        ("reconciliations per Deployment", f"{f.reconciliations / f.count:.1f}", ""),
         (
             "operator's memory, peak / steady",
             f"{f.memory_peak:.0f} / {f.memory_steady:.0f} MiB",

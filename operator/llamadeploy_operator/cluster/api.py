@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlencode, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
@@ -199,15 +201,15 @@ class Api:
         accept: str,
         limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        request = await self._client.param_serialize(
-            method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": accept, "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
+        # Not by param_serialize: it copies every body in search of dates and models.
+        headers = self._client.default_headers | {"Accept": accept, "Content-Type": content_type}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self.configuration.host + path
+        if query:
+            url += "?" + urlencode(query)
+        answer = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
+            method, url, headers=headers, body=body, _request_timeout=limits
         )
-        answer = await self._client.call_api(*request, _request_timeout=limits)
         response: aiohttp.ClientResponse = answer.response
         return response
 
@@ -238,9 +240,18 @@ async def connect(*, pool: int = 32) -> Api:
             client_configuration=configuration
         )
     configuration.connection_pool_maxsize = pool
+    # aiohttp would ask the environment and ~/.netrc before each request, in a thread.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
     # No retries inside the client: the queue retries, and a lease must see its failures at once.
     configuration.retries = None
     return Api(configuration)
+
+
+def _proxy_for(url: str) -> str | None:
+    """The proxy that HTTPS_PROXY and NO_PROXY say for a URL."""
+    parts = urlsplit(url)
+    return None if proxy_bypass(parts.netloc) else getproxies().get(parts.scheme)
 
 
 def own_namespace() -> str | None:

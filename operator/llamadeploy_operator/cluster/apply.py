@@ -76,6 +76,10 @@ class Applier:
         kind = kind_of(manifest)
         key = ObjectKey(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
         stamp = stamped(manifest)
+        wanted = stamp["metadata"]["annotations"][APPLIED_ANNOTATION]
+        if self._cache.steady(key) == wanted:
+            changes.unchanged.append(key)
+            return
         live = self._cache.get(*key) or await self._look(key)
         if live is not None:
             if not may_have(live, manifest):
@@ -85,6 +89,8 @@ class Applier:
                 changes.waiting.append(key)
                 return
             if self._steady(live, stamp):
+                if self._cache.version(*key) == live["metadata"]["resourceVersion"]:
+                    self._cache.note_steady(key, wanted)
                 changes.unchanged.append(key)
                 return
             # That very object: one that was deleted and made anew meanwhile gives a conflict.

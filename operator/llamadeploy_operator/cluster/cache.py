@@ -11,6 +11,7 @@ import msgspec
 
 from llamadeploy.spec.manifest import API_VERSION
 from llamadeploy_operator import names
+from llamadeploy_operator.cluster.kept import kept
 from llamadeploy_operator.cluster.kinds import WORKFLOW_SERVICE, Kind
 
 Json = dict[str, Any]
@@ -43,6 +44,7 @@ class Cache:
         self._by_owner: defaultdict[str, set[ObjectKey]] = defaultdict(set)
         self._by_label: defaultdict[tuple[Kind, str, str], set[ObjectKey]] = defaultdict(set)
         self._by_namespace: defaultdict[tuple[Kind, str], set[ObjectKey]] = defaultdict(set)
+        self._steady: dict[ObjectKey, str] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -57,7 +59,7 @@ class Cache:
             if known.uid == metadata["uid"] and not _newer(version, known.version):
                 return key
             self._unlink(key, known)
-        packed = zlib.compress(msgspec.json.encode(body), 1)
+        packed = zlib.compress(msgspec.json.encode(kept(kind, body)), 1)
         indexed = _indexed(kind, body)
         entry = _Entry(metadata["uid"], version, controller_uid(metadata), indexed, packed)
         self._entries[key] = entry
@@ -85,6 +87,16 @@ class Cache:
         entry = self._entries.get(ObjectKey(kind, namespace, name))
         return entry.version if entry else None
 
+    def steady(self, key: ObjectKey) -> str | None:
+        """What was given to :meth:`note_steady` for the very state that is known now."""
+        return self._steady.get(key)
+
+    def note_steady(self, key: ObjectKey, digest: str) -> None:
+        """Remember, until the object's state changes, that it is as the manifest with this hash
+        wants it: most looks at a child find what the look before found."""
+        if key in self._entries:
+            self._steady[key] = digest
+
     def keys(self, kind: Kind, namespace: str | None = None) -> list[ObjectKey]:
         """All objects of a kind, in one namespace or in all."""
         if namespace is not None:
@@ -111,6 +123,7 @@ class Cache:
         return sorted(self._by_label.get((WORKFLOW_SERVICE, namespace, deployment), ()))
 
     def _unlink(self, key: ObjectKey, entry: _Entry) -> None:
+        self._steady.pop(key, None)
         _discard(self._by_owner, entry.owner_uid, key)
         _discard(self._by_namespace, (key.kind, key.namespace), key)
         for value in set(entry.labels) - {""}:
