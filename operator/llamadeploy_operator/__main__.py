@@ -39,6 +39,7 @@ from llamadeploy_operator.queue import ReconcileQueue
 from llamadeploy_operator.reconcile import Reconciler
 from llamadeploy_operator.routing import Key, Routes
 from llamadeploy_operator.settings import ENV_PREFIX, OPTIONS, OperatorSettings, from_options
+from llamadeploy_operator.watch_limits import watch_limits
 
 logger = logging.getLogger("llamadeploy_operator")
 
@@ -57,7 +58,8 @@ class Operator:
         self.api = api
         self.kinds = [*WATCHED, *([POD_MONITOR] if pod_monitor else [])]
         self.cache = Cache()
-        self.watchdog = Watchdog()
+        self.limits = watch_limits(settings.watch_seconds)
+        self.watchdog = Watchdog(limits=self.limits)
         self.routes = Routes(self.cache)
         gatherer = Gatherer(
             api, self.cache, settings.defaults, Capabilities(pod_monitor=pod_monitor)
@@ -107,7 +109,7 @@ class Operator:
             raise RuntimeError(f"{task.get_name()} has ended by itself")
 
     async def _watch(self, kind: Kind, scope: str | None) -> None:
-        await MetadataWatch(self.api, kind, scope, self.sink, self.changed).run()
+        await MetadataWatch(self.api, kind, scope, self.sink, self.changed, self.limits).run()
 
     async def _reconcile(self) -> None:
         # Before every watch has listed, children that exist would look as if they were missing.
@@ -116,9 +118,9 @@ class Operator:
         await self.queue.run()
 
     async def _kopf(self, stop: asyncio.Event) -> None:
-        watching.install(self.sink, self.kinds)
+        watching.install(self.sink, self.kinds, self.limits.silence)
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
-        events.configure(settings, self.kinds)
+        events.configure(settings, self.kinds, self.limits.request)
         events.register(registry, self.kinds, self.changed)
         login.register(registry, self.api)
         ready = asyncio.Event()

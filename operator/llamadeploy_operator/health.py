@@ -12,12 +12,7 @@ from prometheus_client import generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from llamadeploy_operator import metrics
-
-#: Seconds without an event or bookmark after which a watch counts as deaf. The API server sends a
-#: bookmark about every 60 s. A silent connection is given up after 70 s and the collection listed
-#: anew, so that nothing is missed for longer; one that stays silent is deaf 170 s after it was
-#: last heard.
-DEAF_SECONDS = 100.0
+from llamadeploy_operator.watch_limits import WatchLimits, watch_limits
 
 
 class Watch(NamedTuple):
@@ -33,10 +28,15 @@ class Watchdog:
     A watch that is expected and never starts is as deaf as one that died.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        limits: WatchLimits = watch_limits(),  # noqa: B008 - a tuple
+    ) -> None:
         self._clock = clock
+        self._limits = limits
         self._heard: dict[Watch, float] = {}
-        self._silences: dict[Watch, int] = {}
+        self._silences: dict[Watch, list[float]] = {}
         self._unlisted: set[Watch] = set()
         self._all_listed = asyncio.Event()
 
@@ -54,16 +54,18 @@ class Watchdog:
 
     def silent(self, watch: Watch) -> None:
         """A watch was given up because nothing came on it; a list follows."""
-        self._silences[watch] = self._silences.get(watch, 0) + 1
+        self._silences.setdefault(watch, []).append(self._clock())
 
     def listed(self, watch: Watch) -> None:
         """This watch knows the whole of its collection.
 
         That is a sign of life, but not for a watch that was silent twice in a row: it lives from
-        its lists alone, and is as late as they are.
+        its lists alone, and is as late as they are. The first list after a silence counts as of
+        when that was noticed, however long it took.
         """
-        if watch in self._heard and self._silences.get(watch, 0) < 2:
-            self._heard[watch] = self._clock()
+        silences = self._silences.get(watch, [])
+        if watch in self._heard and len(silences) < 2:
+            self._heard[watch] = silences[0] if silences else self._clock()
         self._unlisted.discard(watch)
         if not self._unlisted:
             self._all_listed.set()
@@ -83,7 +85,7 @@ class Watchdog:
 
     def deaf(self) -> list[Watch]:
         """Watches that have not been heard for too long."""
-        return sorted(watch for watch, age in self.ages().items() if age > DEAF_SECONDS)
+        return sorted(watch for watch, age in self.ages().items() if age > self._limits.deaf)
 
 
 class HealthServer:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import click
 
 from llamadeploy_operator.desired import OperatorDefaults
+from llamadeploy_operator.watch_limits import REQUEST_SECONDS
 
 ENV_PREFIX = "LLAMADEPLOY_OPERATOR"
 
@@ -29,6 +30,7 @@ class OperatorSettings:
         http_host, http_port: of ``/healthz``, ``/readyz``, ``/metrics``.
         concurrency: custom resources that are reconciled at the same time.
         resync_seconds: each custom resource is looked at again at least this often.
+        watch_seconds: for which a watch is asked; see ``watch_limits``.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -40,6 +42,7 @@ class OperatorSettings:
     http_port: int = 9090
     concurrency: int = 8
     resync_seconds: float = 600.0
+    watch_seconds: int = REQUEST_SECONDS
     log_format: Literal["json", "text"] = "json"
     log_level: str = "INFO"
     defaults: OperatorDefaults = field(default_factory=OperatorDefaults)
@@ -80,6 +83,11 @@ OPTIONS = (
             help="Custom resources that are reconciled at the same time."),
     _option("--resync-seconds", default=600.0, show_default=True, type=click.FloatRange(1),
             help="Look at each custom resource at least this often, whatever the watches say."),
+    _option("--watch-seconds", default=REQUEST_SECONDS, show_default=True,
+            type=click.IntRange(5, REQUEST_SECONDS),
+            help="Open each watch anew this often; the API server gives a sign of life at least as "
+            "often. A watch without one is given up after 1.25 times this, and makes /healthz fail "
+            "after 2.75 times this."),
     _option("--log-format", default="json", show_default=True,
             type=click.Choice(["json", "text"]), help="Format of the operator's own log."),
     _option("--log-level", default="INFO", show_default=True,
@@ -150,6 +158,7 @@ def from_options(options: dict[str, Any], *, pod_namespace: str | None) -> Opera
         http_port=options["http_port"],
         concurrency=options["concurrency"],
         resync_seconds=options["resync_seconds"],
+        watch_seconds=options["watch_seconds"],
         log_format=options["log_format"],
         log_level=options["log_level"].upper(),
         defaults=OperatorDefaults(**reach),

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import aiohttp
 
-from llamadeploy_operator.health import DEAF_SECONDS, HealthServer, Watch, Watchdog
+from llamadeploy_operator.health import HealthServer, Watch, Watchdog
+from llamadeploy_operator.watch_limits import watch_limits
 
 PODS, JOBS = Watch("pods", ""), Watch("jobs.batch", "team-a")
 
@@ -39,7 +40,7 @@ async def test_a_watch_that_dies_or_never_starts_fails_health() -> None:
         assert (await fetch(server.port, "/readyz"))[0] == 503
         watchdog.listed(JOBS)
         assert (await fetch(server.port, "/readyz"))[0] == 200
-        clock.now = DEAF_SECONDS
+        clock.now = watch_limits().deaf
         watchdog.beat(PODS)
         clock.now += 1
         status, text = await fetch(server.port, "/healthz")
@@ -58,27 +59,31 @@ async def test_a_watch_that_dies_or_never_starts_fails_health() -> None:
         await server.stop()
 
 
-def test_a_watch_that_lives_from_its_lists_alone_is_deaf() -> None:
+def test_a_watch_that_stays_silent_fails_health_within_two_minutes() -> None:
+    limits = watch_limits()
+    assert limits.unhealthy < 120
     clock = Clock()
     watchdog = Watchdog(clock)
     watchdog.expect(PODS)
     watchdog.listed(PODS)
-    # Silent once: the list that follows counts.
-    clock.now = 70
+    # Silent once: the list that follows counts, as of when the silence was noticed.
+    clock.now = limits.silence
     watchdog.silent(PODS)
+    clock.now += 10
     watchdog.listed(PODS)
-    clock.now = 140
-    assert watchdog.ages()[PODS] == 70
-    # Heard since: once again.
+    assert watchdog.ages()[PODS] == 10
+    # Heard since, after the time that the API server takes: all is well, and begins anew.
+    clock.now += limits.request
+    assert watchdog.deaf() == []
     watchdog.beat(PODS)
-    clock.now = 210
-    watchdog.silent(PODS)
-    watchdog.listed(PODS)
-    # Silent twice in a row.
-    clock.now = 280
-    watchdog.silent(PODS)
-    watchdog.listed(PODS)
-    clock.now = 311
+    heard = clock.now
+    # Silent twice in a row: it lives from its lists alone.
+    for _ in range(2):
+        clock.now += limits.silence
+        assert watchdog.deaf() == []
+        watchdog.silent(PODS)
+        watchdog.listed(PODS)
+    clock.now = heard + limits.unhealthy + 1
     assert watchdog.deaf() == [PODS]
 
 

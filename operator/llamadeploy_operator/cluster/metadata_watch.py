@@ -24,13 +24,11 @@ from llamadeploy_operator.cluster.api import (
 )
 from llamadeploy_operator.cluster.kinds import Kind
 from llamadeploy_operator.cluster.sink import Sink
+from llamadeploy_operator.watch_limits import WatchLimits
 
 logger = logging.getLogger(__name__)
 
 PAGE = 500
-#: A bookmark comes about every 60 s; without one the connection is dead, whatever TCP thinks.
-INACTIVITY = 70.0
-SERVER_TIMEOUT = 300
 RETRY_FIRST, RETRY_LIMIT = 0.5, 15.0
 
 Json = dict[str, Any]
@@ -50,12 +48,14 @@ class MetadataWatch:
         namespace: str | None,
         sink: Sink,
         changed: Callable[[Kind, Json], None],
+        limits: WatchLimits,
     ) -> None:
         self._api = api
         self._kind = kind
         self._namespace = namespace
         self._sink = sink
         self._changed = changed
+        self._limits = limits
 
     async def run(self) -> None:
         """Watch until cancelled; whatever breaks it, it starts again."""
@@ -107,11 +107,11 @@ class MetadataWatch:
             "watch": "true",
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
-            "timeoutSeconds": str(SERVER_TIMEOUT),
+            "timeoutSeconds": str(self._limits.request),
         }
         path = self._kind.path(self._namespace)
         async with self._api.stream(path, query=query, accept=METADATA) as response:
-            async for event in watch_lines(response, inactivity=INACTIVITY):
+            async for event in watch_lines(response, inactivity=self._limits.silence):
                 yield self._take(event)
 
     def _take(self, event: Json) -> str:

@@ -9,6 +9,7 @@ import kopf
 
 from llamadeploy_operator import names
 from llamadeploy_operator.cluster.kinds import DEPLOYMENT, WORKFLOW_SERVICE, Kind
+from llamadeploy_operator.watch_limits import REQUEST_SECONDS
 
 Changed = Callable[[Kind, dict[str, Any]], None]
 
@@ -28,8 +29,14 @@ def _handler(kind: Kind, changed: Changed) -> Callable[..., Any]:
     return handle
 
 
-def configure(settings: kopf.OperatorSettings, kinds: list[Kind]) -> None:
-    """Every time-out said, everything off that would write."""
+def configure(
+    settings: kopf.OperatorSettings, kinds: list[Kind], watch_seconds: int = REQUEST_SECONDS
+) -> None:
+    """Every time-out said, everything off that would write.
+
+    Args:
+        watch_seconds: for which each watch is asked.
+    """
     settings.posting.enabled = False
     settings.peering.standalone = True
     # No watch of CRDs and namespaces, and no right to: a missing CRD makes /healthz fail.
@@ -39,8 +46,8 @@ def configure(settings: kopf.OperatorSettings, kinds: list[Kind]) -> None:
     settings.networking.connect_timeout = 5.0
     settings.networking.error_backoffs = (0.5, 1, 2, 4)
     settings.networking.enforce_retry_after = True
-    settings.watching.server_timeout = 300
-    settings.watching.client_timeout = 310.0
+    settings.watching.server_timeout = watch_seconds
+    settings.watching.client_timeout = watch_seconds + 30.0
     settings.watching.connect_timeout = 5.0
     settings.watching.reconnect_backoff = 0.5
     # Ours is shorter, and safe against being cancelled while kopf is busy with an event.

@@ -22,9 +22,6 @@ from llamadeploy_operator.cluster.sink import Sink, slim
 
 logger = logging.getLogger(__name__)
 
-#: Seconds of silence after which a watch is given up and its collection listed anew. Bookmarks
-#: come about every 60 s.
-INACTIVITY = 70.0
 #: Seconds before a list that follows an error event.
 ERROR_PAUSE = 5.0
 
@@ -47,8 +44,12 @@ def check_seam() -> None:
             raise RuntimeError(f"kopf's {name}() takes other parameters than {sorted(parameters)}")
 
 
-def install(sink: Sink, kinds: list[Kind]) -> None:
-    """Let all of kopf's watches of ``kinds`` feed ``sink``. Once in a process."""
+def install(sink: Sink, kinds: list[Kind], silence: float) -> None:
+    """Let all of kopf's watches of ``kinds`` feed ``sink``. Once in a process.
+
+    Args:
+        silence: seconds of it after which a watch is given up and its collection listed anew.
+    """
     check_seam()
     by_resource = {(kind.group, kind.plural): kind for kind in kinds}
 
@@ -56,7 +57,7 @@ def install(sink: Sink, kinds: list[Kind]) -> None:
         return by_resource.get((resource.group, resource.plural))
 
     watching.continuous_watch = _feeding(watching.continuous_watch, sink, kind_of)
-    watching.watch_objs = _guarded(watching.watch_objs, sink, kind_of)
+    watching.watch_objs = _guarded(watching.watch_objs, sink, kind_of, silence)
 
 
 def _feeding(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]) -> Stream:
@@ -89,7 +90,9 @@ def _feeding(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]
     return continuous_watch
 
 
-def _guarded(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]) -> Stream:
+def _guarded(
+    original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None], silence: float
+) -> Stream:
     """One request of a watch: heard by the watchdog, given up when silent, and ended, so that kopf
     lists again, by every error event."""
 
@@ -99,7 +102,7 @@ def _guarded(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]
         try:
             while True:
                 try:
-                    event = await asyncio.wait_for(anext(stream), timeout=INACTIVITY)
+                    event = await asyncio.wait_for(anext(stream), timeout=silence)
                 except StopAsyncIteration:
                     return
                 except TimeoutError:

@@ -11,12 +11,13 @@ import pytest
 
 from e2e.cluster.fault_proxy import FaultProxy
 from e2e.operator_process import Namespace, OperatorProcess, deployment, eventually
+from llamadeploy_operator.watch_limits import watch_limits
 
 WATCHES = 13
 """Eleven by kopf, two of metadata."""
 
 
-Behind = Callable[[FaultProxy], OperatorProcess]
+Behind = Callable[..., OperatorProcess]
 
 
 @pytest.fixture
@@ -25,10 +26,10 @@ def behind(
 ) -> Behind:
     """Start an operator whose only way to the cluster is a proxy, and that hardly ever resyncs."""
 
-    def start(proxy: FaultProxy) -> OperatorProcess:
+    def start(proxy: FaultProxy, *arguments: str) -> OperatorProcess:
         config: Path = api_server.control_plane.kubeconfig_for("operator", server=proxy.url)
         scope = ("--namespace", space.name, "--resync-seconds", "3600")
-        process: OperatorProcess = start_operator(*scope, kubeconfig=config)
+        process: OperatorProcess = start_operator(*scope, *arguments, kubeconfig=config)
         process.wait_working()
         eventually(lambda: proxy.watches() == WATCHES, "all watches are open")
         return process
@@ -69,13 +70,14 @@ def test_errors_and_resets_heal(
         works(space, f"refused{status}", 60)
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(300)
 def test_silence_heals_and_fails_health_only_if_it_lasts(
     space: Namespace, behind: Behind, make_proxy: Callable[[], FaultProxy]
 ) -> None:
     passing, lasting = make_proxy(), make_proxy()
-    healing, deaf = behind(passing), behind(lasting)
+    # Shorter than in production, where the same sum is below 120 s (test_health.py).
+    limits = watch_limits(12)
+    flags = ("--watch-seconds", str(limits.request))
+    healing, deaf = behind(passing, *flags), behind(lasting, *flags)
     passing.silence()
     lasting.be_deaf(True)
     started = time.monotonic()
@@ -85,13 +87,15 @@ def test_silence_heals_and_fails_health_only_if_it_lasts(
 
     # Both serve the namespace; either of them heals it.
     space.create("ldep", deployment("after", services=[], defaultService=None))
-    seen = eventually(lambda: passed() if space.names("deployment") else 0, "it is seen", 120)
+    seen = eventually(lambda: passed() if space.names("deployment") else 0, "it is seen", 60)
     assert healing.fetch("/healthz")[0] == 200
 
     def failed() -> bool:
         assert healing.fetch("/healthz")[0] == 200
         return deaf.fetch("/healthz")[0] == 503
 
-    eventually(failed, "health fails", 200, step=0.5)
+    eventually(failed, "health fails", 90, step=0.5)
+    # Less than a third silence would take; a busy machine answers late.
+    assert passed() < 3 * limits.silence
     print(f"healed after {seen:.0f} s, health of the deaf one failed after {passed():.0f} s")
     assert "not heard" in deaf.fetch("/healthz")[1]
