@@ -55,7 +55,7 @@ class Orchestration:
         self._services = services
         self._store = store
         self._retention = retention
-        self._repair = RepairLoop(store, queue, outbox, self._topics)
+        self._repair = RepairLoop(store, queue, outbox, namespace=namespace, services=services)
         topic = topic_name(namespace, CONTROL_PLANE_NAME)
         self._messages = MessageLoop(queue, store, topic, process)
         self._dead_letters = (

@@ -9,7 +9,8 @@ import time
 from collections.abc import Awaitable, Callable
 
 from llamadeploy.exceptions import LlamaDeployError, QueueError
-from llamadeploy.message_queues.base import MessageQueue
+from llamadeploy.message_queues.base import DeliveryMode, MessageQueue
+from llamadeploy.messages import topic_name
 from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import Repaired, RepairPolicy
@@ -39,7 +40,8 @@ class RepairLoop:
     """Publishes due outbox rows, takes back lost leases, ends what is out of retries or time.
 
     Args:
-        topics: the topics of the services, to see whether there is a backlog.
+        namespace: prefix of the topics.
+        services: their names now, to see which have a backlog.
     """
 
     def __init__(
@@ -47,12 +49,15 @@ class RepairLoop:
         store: StateStore,
         queue: MessageQueue,
         outbox: Outbox,
-        topics: Callable[[], Awaitable[list[str]]],
+        *,
+        namespace: str,
+        services: Callable[[], Awaitable[set[str]]],
     ) -> None:
         self._store = store
         self._queue = queue
         self._outbox = outbox
-        self._topics = topics
+        self._namespace = namespace
+        self._services = services
         self._wake = asyncio.Event()
         self._barren = False
         self._last = NEVER
@@ -79,9 +84,9 @@ class RepairLoop:
 
     async def step(self) -> Repaired:
         """One round; what it found is published."""
-        resend = await self._resend()
+        policy = await self._policy()
         self._last = time.monotonic()
-        repaired = await self._store.repair(RepairPolicy(resend_unstarted_after=resend))
+        repaired = await self._store.repair(policy)
         for task_id in repaired.dead_lettered:
             log.error("task %s was given up: its workers died", task_id)
         for task_id in repaired.timed_out:
@@ -103,18 +108,40 @@ class RepairLoop:
             return MAX_IDLE_SECONDS
         return min(max(due - time.time(), least), MAX_IDLE_SECONDS)
 
-    async def _resend(self) -> float | None:
-        backlog = False
-        topics = await self._topics()
+    async def _policy(self) -> RepairPolicy:
+        """What to publish again: of a durable queue only what an empty topic must have lost. A
+        backlog must not be multiplied, and one service's says nothing of the others; nor do tasks
+        of a service that nobody has registered yet miss their messages."""
+        services = await self._services()
         try:
-            for topic in topics:
-                backlog = backlog or await self._queue.depth(topic) > 0
+            empty = await self._empty(services)
         except QueueError as error:
             # What the store knows to be lost or out of time is repaired all the same.
             log.warning("nothing is published again now: %s", error)
-            return None
-        durable = self._queue.capabilities.durable
-        if backlog:
-            return None if durable else BACKLOG_RESEND_SECONDS
-        # An empty queue in memory that we find at the start has forgotten everything.
-        return 0.0 if self._last == NEVER and not durable else RESEND_SECONDS
+            return RepairPolicy(resend_unstarted_after=None)
+        queue = self._queue.capabilities
+        if queue.durable:
+            return RepairPolicy(
+                resend_unstarted_after=RESEND_SECONDS, resend_services=tuple(sorted(empty))
+            )
+        after = RESEND_SECONDS
+        if empty != services:
+            after = BACKLOG_RESEND_SECONDS
+        elif self._last == NEVER:
+            # An empty queue in memory that we find at the start has forgotten everything.
+            after = 0.0
+        copies = queue.delivery is DeliveryMode.BROADCAST  # the simple queue drops second ones
+        return RepairPolicy(
+            resend_unstarted_after=after,
+            resend_services=tuple(sorted(services)) if copies else None,
+        )
+
+    async def _empty(self, services: set[str]) -> set[str]:
+        """Those without a message; of a queue in memory, only whether there are any others."""
+        empty = set()
+        for service in services:
+            if await self._queue.depth(topic_name(self._namespace, service)) == 0:
+                empty.add(service)
+            elif not self._queue.capabilities.durable:
+                break
+        return empty

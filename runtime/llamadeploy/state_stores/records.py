@@ -394,14 +394,22 @@ class RepairPolicy(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         resend_unstarted_after: seconds after which a published and unstarted task is published
-            again, ``None`` where the queue is durable and not empty.
+            again, ``None`` for never.
+        resend_services: whose tasks that concerns, ``None`` for all; of a durable queue, those
+            whose topic is empty.
         outbox_lease: seconds for which leased rows belong to the caller.
         limit: how many rows of each kind one call touches.
     """
 
     resend_unstarted_after: float | None
+    resend_services: tuple[str, ...] | None = None
     outbox_lease: float = 5.0
     limit: int = 256
+
+    @property
+    def resend_due_after(self) -> float | None:
+        """What ``next_due`` goes by: tasks of a backlog are not due."""
+        return self.resend_unstarted_after if self.resend_services is None else None
 
 
 class Repaired(msgspec.Struct, frozen=True, kw_only=True):

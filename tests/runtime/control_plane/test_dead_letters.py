@@ -68,8 +68,9 @@ async def test_what_cannot_be_read_is_kept_for_people_and_harms_nobody(
     async with open_plane(queue=connect()) as plane:
         plane.workers.serve("echo", lambda job: asyncio.sleep(0, str(job.arguments["message"])))
         session = await plane.session()
-        # From here on there is a topic.
-        await plane.task(session, "echo", message="first")
+        first = await plane.task(session, "echo", message="first")
+        assert (await plane.control_plane.wait_result(first, 60)).result == "first"
+        # So there is a topic, and others can publish to it.
         for body in bodies:
             await put(topic, body)
         task = await plane.task(session, "echo", message="good")

@@ -140,9 +140,13 @@ class Bench:
         fields = {"snapshot": f"snapshot of {key.attempt}", "next_index": 0, **fields}
         return await self.store.park(ParkRequest(key=key, consumed_seq=consumed, **fields))
 
-    async def repair(self, resend: float | None = None) -> Repaired:
+    async def repair(
+        self, resend: float | None = None, services: tuple[str, ...] | None = None
+    ) -> Repaired:
         """The timer's work."""
-        return await self.store.repair(RepairPolicy(resend_unstarted_after=resend))
+        return await self.store.repair(
+            RepairPolicy(resend_unstarted_after=resend, resend_services=services)
+        )
 
     async def record(self, task_id: str = "t") -> TaskRecord:
         """The task, which must exist."""

@@ -97,7 +97,9 @@ class Topics:
         del self._silent[topic]
         if await self._answers_probe(topic):
             return
-        log.error("the queue of topic %s has no leader: it is deleted and made anew", topic)
+        log.error(
+            "the queue of topic %s has no leader: it is made anew, what was in it is lost", topic
+        )
         await self._do(lambda channel: channel.queue_delete(queue_name(topic)))
         await self.make(topic)
         await self._announcer.announce([topic])

@@ -8,7 +8,13 @@ from llamadeploy.exceptions import ConfigurationError
 from llamadeploy.state_stores.postgresql.connection import Connection
 from llamadeploy.state_stores.postgresql.location import Location
 
-MIGRATIONS: tuple[str, ...] = ("tables.sql", "custody.sql", "forget.sql", "followers.sql")
+MIGRATIONS: tuple[str, ...] = (
+    "tables.sql",
+    "custody.sql",
+    "forget.sql",
+    "followers.sql",
+    "resend.sql",
+)
 """Script ``n`` brings tables of version ``n`` to version ``n + 1``; append, never change one."""
 
 FUNCTIONS = (

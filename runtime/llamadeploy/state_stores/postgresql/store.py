@@ -317,7 +317,7 @@ class PostgreSQLStateStore:
         await self._call("outbox_done", replies.NONE, {"row_ids": row_ids})
 
     async def repair(self, policy: RepairPolicy) -> Repaired:
-        self._resend_after = policy.resend_unstarted_after
+        self._resend_after = policy.resend_due_after
         reply: Reply[Repaired] = await self._call("repair", replies.REPAIRED, policy)
         return msgspec.structs.replace(reply.value, publish=reply.publish)
 

@@ -316,7 +316,7 @@ class RedisStateStore:
         await self._call.run(operations.OUTBOX_DONE, row_ids)
 
     async def repair(self, policy: RepairPolicy) -> Repaired:
-        self._resend_after = policy.resend_unstarted_after
+        self._resend_after = policy.resend_due_after
         return await self._call.run(operations.REPAIR, policy)
 
     async def next_due(self) -> float | None:

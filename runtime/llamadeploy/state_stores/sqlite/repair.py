@@ -64,11 +64,17 @@ def _lease_due(tx: Tx, policy: RepairPolicy) -> list[OutboxRow]:
 
 def _resend(tx: Tx, policy: RepairPolicy, before: float) -> list[OutboxRow]:
     """Publish again, under the same id, what a forgetful queue may have lost."""
-    unstarted = "t.state = ? AND t.timer <= ? ORDER BY t.timer LIMIT ?"
+    unstarted = "t.state = ? AND t.timer <= ?"
+    some, services = "", policy.resend_services
+    if services is not None:
+        some = f" AND t.service IN ({', '.join('?' * len(services))})"
+    order = " ORDER BY t.timer LIMIT ?"
+    queued = select_tasks(
+        tx, unstarted + some + order, "queued", before, *(services or ()), policy.limit
+    )
+    routing = select_tasks(tx, unstarted + order, ROUTING, before, policy.limit)
     rows = []
-    for task in select_tasks(tx, unstarted, "queued", before, policy.limit) + select_tasks(
-        tx, unstarted, ROUTING, before, policy.limit
-    ):
+    for task in queued + routing:
         tx.conn.execute("UPDATE tasks SET timer = ? WHERE id = ?", (tx.now, task.id))
         pending = tx.conn.execute("SELECT 1 FROM outbox WHERE task = ?", (task.id,)).fetchone()
         if pending is None:

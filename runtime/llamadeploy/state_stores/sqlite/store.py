@@ -215,7 +215,7 @@ class SQLiteStateStore:
         await self._writer.submit(dispatch.done, row_ids)
 
     async def repair(self, policy: RepairPolicy) -> Repaired:
-        self._resend_after = policy.resend_unstarted_after
+        self._resend_after = policy.resend_due_after
         return await self._writer.submit(repair.repair, policy)
 
     async def next_due(self) -> float | None:

@@ -66,6 +66,24 @@ async def test_unstarted_tasks_are_published_again_with_the_same_id(bench: Any) 
     assert len((await bench.repair(resend=5)).publish) == 1
 
 
+@pytest.mark.rule(3)
+async def test_one_services_backlog_keeps_no_lost_task_of_another(bench: Any, ids: Any) -> None:
+    for number in range(3):
+        for service in ("busy", "idle"):
+            name = f"{service}{number}"
+            created = await bench.create(name, session_id=name, service=service)
+            await bench.store.outbox_done([created.publish[0].row_id])
+    bench.clock.advance(5)
+    assert (await bench.repair(resend=5, services=())).publish == ()
+    assert (await bench.repair(resend=6, services=("idle",))).publish == ()
+    found = (await bench.repair(resend=5, services=("idle", "unknown"))).publish
+    assert sorted(ids(found)) == ["idle0/1", "idle1/1", "idle2/1"]
+    assert (await bench.repair(resend=5, services=("idle",))).publish == (), "counted anew"
+    due = await bench.store.next_due()
+    assert due is None or due > bench.clock.now, "a backlog is not due"
+    assert len((await bench.repair(resend=5)).publish) == 3
+
+
 async def test_a_row_and_a_resend_do_not_double(bench: Any) -> None:
     await bench.create()
     bench.clock.advance(60)

@@ -81,7 +81,9 @@ BEGIN
   e := c.e;
   timed_out := timed_out || c.ended;
   e := lease_due(ns, now, (r->>'outbox_lease')::float8, most, e);
-  IF resend IS NOT NULL THEN e := resend_unstarted(ns, now, now - resend, most, e); END IF;
+  IF resend IS NOT NULL THEN
+    e := resend_unstarted(ns, now, now - resend, r->'resend_services', most, e);
+  END IF;
   RETURN reply(json_build_object('lost_leases', lost, 'dead_lettered', dead,
     'timed_out', timed_out), e);
 END $$;
@@ -132,16 +134,22 @@ BEGIN
   RETURN e;
 END $$;
 
--- Publish again, under the same id, what a forgetful queue may have lost.
-CREATE OR REPLACE FUNCTION resend_unstarted(ns text, now float8, before float8, most bigint,
-  e effects) RETURNS effects LANGUAGE plpgsql AS $$
+-- Publish again, under the same id, what a forgetful queue may have lost; of the services that are
+-- named, or (null) of all.
+CREATE OR REPLACE FUNCTION resend_unstarted(ns text, now float8, before float8, services jsonb,
+  most bigint, e effects) RETURNS effects LANGUAGE plpgsql AS $$
 DECLARE
   c record;
   t tasks;
 BEGIN
   FOR c IN
     (SELECT id, session_id, state FROM tasks WHERE namespace = ns AND state = 'queued'
-      AND timer <= before ORDER BY timer LIMIT most)
+      AND timer <= before AND (jsonb_typeof(services) = 'array') IS NOT TRUE
+      ORDER BY timer LIMIT most)
+    UNION ALL
+    (SELECT id, session_id, state FROM tasks WHERE namespace = ns AND state = 'queued'
+      AND timer <= before AND jsonb_typeof(services) = 'array' AND services ? service
+      ORDER BY timer LIMIT most)
     UNION ALL
     (SELECT id, session_id, state FROM tasks WHERE namespace = ns AND state = 'routing'
       AND timer <= before ORDER BY timer LIMIT most)

@@ -60,9 +60,25 @@ local function lease_due(rows)
   end
 end
 
+-- What waits for a worker since `before`, of all services or of those that R names.
+local function unstarted_before(before)
+  if not R.resend_services then
+    return found(P .. 'timer:queued', before, R.limit)
+  end
+  local tasks = {}
+  for _, service in ipairs(R.resend_services) do
+    for _, t in ipairs(found(P .. 'ready:' .. service, NOW, R.limit)) do
+      if t.timer <= before then
+        tasks[#tasks + 1] = t
+      end
+    end
+  end
+  return tasks
+end
+
 -- Publish again, under the same id, what a forgetful queue may have lost.
 local function resend(rows, before)
-  local unstarted = found(P .. 'timer:queued', before, R.limit)
+  local unstarted = unstarted_before(before)
   extend(unstarted, found(P .. 'timer:routing', before, R.limit))
   for _, t in ipairs(unstarted) do
     t.timer = NOW
