@@ -4,10 +4,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench chaos dev openapi crds lock clean
+.PHONY: help demo test lint bench bench-operator chaos dev openapi crds lock clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## Run the quickstart deployment on this machine, narrated, and clean up
 	@$(BIN)/python examples/quickstart/demo.py
@@ -25,6 +25,9 @@ bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a s
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.brokers
 	$(BIN)/python -m benchmarks.soak
+
+bench-operator: $(VENV)/.dev ## Measure the operator with 1,000 Deployments on a real API server (about 10 minutes, the first time 15)
+	$(BIN)/python -m benchmarks.operator
 
 chaos: $(VENV)/.dev ## Kill, stop and cut off everything under load on real brokers (about 25 minutes)
 	$(BIN)/python -m chaos

@@ -58,6 +58,50 @@ def test_children_are_found_by_their_owner_and_labels() -> None:
     assert cache.labelled(POD, "n", names.DEPLOYMENT_LABEL, "d") == []
 
 
+def test_only_what_is_read_is_kept() -> None:
+    cache = Cache()
+    book = [
+        {"manager": names.MANAGER, "operation": "Apply", "fieldsV1": {"f:spec": {}}},
+        {"manager": names.MANAGER, "operation": "Update", "fieldsV1": {}},
+        {"manager": "kubectl", "operation": "Apply", "fieldsV1": {}},
+    ]
+    given = thing("a", 1, managedFields=book)
+    cache.put(APP, given)
+    found = cache.get(APP, "n", "a")
+    assert found is not None
+    assert found["metadata"]["managedFields"] == book[:1]
+    assert given["metadata"]["managedFields"] == book
+    pod = thing("p", 1, managedFields=book, ownerReferences=[OWNER], labels={"x": "y"})
+    cache.put(POD, {**pod, "status": {"phase": "Running"}})
+    assert cache.get(POD, "n", "p") == {
+        "metadata": {
+            "name": "p",
+            "namespace": "n",
+            "uid": "p",
+            "resourceVersion": "1",
+            "ownerReferences": [OWNER],
+            "labels": {"x": "y"},
+        },
+        "status": {"phase": "Running"},
+    }
+
+
+def test_steady_is_said_of_one_state_only() -> None:
+    cache = Cache()
+    key = ObjectKey(APP, "n", "a")
+    cache.note_steady(key, "hash")
+    assert cache.steady(key) is None  # it is not there
+    cache.put(APP, thing("a", 1))
+    cache.note_steady(key, "hash")
+    cache.put(APP, thing("a", 1))
+    assert cache.steady(key) == "hash"
+    cache.put(APP, thing("a", 2))
+    assert cache.steady(key) is None
+    cache.note_steady(key, "hash")
+    cache.drop(key)
+    assert cache.steady(key) is None
+
+
 def test_what_a_new_list_lacks_is_gone_and_told() -> None:
     cache, told = Cache(), []
 
