@@ -43,6 +43,7 @@ DEFECTS = {
     3: "streams slow down with their length",
     4: "seconds of overhead per task",
     5: "questions are lost while replicas come, go and die",
+    6: "with two replicas on Redis each task runs twice",
     7: "a task sent while its service starts is lost",
     8: "a task dies with its worker",
     9: "a broker's restart loses what it held",

@@ -36,6 +36,7 @@ class Work(Workflow):
             ctx.write_event_to_stream(Tick(number=number))
             await asyncio.sleep(ev.get("pause", 0))
         await asyncio.sleep(ev.get("seconds", 0))
+        time.sleep(ev.get("blocks", 0))
         if not ev.get("ask", False):
             return StopEvent(result=f"done {ev.get('number', 0)}")
         answer = await ctx.wait_for_event(
@@ -123,10 +124,13 @@ class Api:
             assert response.status == status, (response.status, text)
             return json.loads(text) if text else None
 
-    async def create(self, service: str = "work", **arguments: Any) -> tuple[str, str]:
-        """A task in a session of its own: session and task."""
+    async def create(
+        self, service: str = "work", session: str | None = None, **arguments: Any
+    ) -> tuple[str, str]:
+        """A task, by default in a session of its own: session and task."""
         body = {"input": json.dumps(arguments), "service_id": service}
-        task = await self.ask("POST", "/tasks/create", body)
+        path = "/tasks/create" + (f"?session_id={session}" if session else "")
+        task = await self.ask("POST", path, body)
         return task["session_id"], task["task_id"]
 
     async def result(self, session: str, task: str, wait: float = 30) -> str | None:

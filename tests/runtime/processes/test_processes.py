@@ -53,6 +53,30 @@ async def test_clients_may_use_any_control_plane(
     assert await third.state(session, task) == "cancelled"
 
 
+@pytest.mark.rule(2, 4, 11)
+@pytest.mark.defect(6)
+@pytest.mark.timeout(240)
+async def test_five_replicas_run_each_task_once_and_a_sessions_in_order(
+    deploy: Any, apis: Any, backend: Any
+) -> None:
+    """Also those whose step blocks its worker for longer than a lease, or whose input is large."""
+    cluster = await deploy(backend, control_planes=2, services={"work": {"replicas": 5}})
+    planes = apis(cluster)
+    blocked = [await planes[0].create(number=n, blocks=8) for n in (100, 101)]
+    session, first = await planes[0].create(number=0, padding="x" * 300_000)
+    tasks = [(session, first)]
+    for number in range(1, 20):
+        tasks.append(await planes[number % 2].create(number=number, session=session))
+    tasks += [await planes[n % 2].create(number=n) for n in range(20, 40)]
+    results = await asyncio.gather(*(planes[1].result(*each, wait=60) for each in tasks))
+    assert results == [f"done {n}" for n in range(40)]
+    assert [await planes[1].result(*each) for each in blocked] == ["done 100", "done 101"]
+    runs = [int(line.split()[0]) for line in (cluster.folder / "ledger").read_text().splitlines()]
+    assert sorted(runs) == [*range(40), 100, 101]
+    assert [number for number in runs if number < 20] == list(range(20))
+    assert len({line.split()[1] for line in (cluster.folder / "ledger").open()}) > 1
+
+
 async def test_control_planes_embed_no_loops(
     deploy: Any, apis: Any, until: Any, backend: Any
 ) -> None:
