@@ -197,6 +197,39 @@ class OperatorProcess(Process):
             raise AssertionError(f"{error}\n{self.tail()}") from None
 
 
+def versions(space: Namespace) -> dict[str, str]:
+    """What tells that something was written, by object."""
+    kinds = (
+        "ldep",
+        "wfs",
+        "deployment",
+        "statefulset",
+        "service",
+        "secret",
+        "networkpolicy",
+        "pdb",
+    )
+    return {
+        f"{kind}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
+        for kind in kinds
+        for item in space.list(kind)
+    }
+
+
+def settled(space: Namespace, operator: OperatorProcess) -> None:
+    """Nothing is left to be done: all was looked at several times, and nothing was written."""
+    before: Any = None
+
+    def still() -> bool:
+        nonlocal before
+        done = operator.reconciled()
+        eventually(lambda: operator.reconciled() >= done + 6, "it looks again")
+        last, before = before, versions(space)
+        return bool(last == before)
+
+    eventually(still, "versions stand still", 60)
+
+
 def grant(api: Api, user: str) -> None:
     """What the chart gives: a ClusterRole, and a Role for the Lease."""
     subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}

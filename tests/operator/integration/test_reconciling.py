@@ -6,7 +6,14 @@ import base64
 import time
 from typing import Any
 
-from e2e.operator_process import Namespace, OperatorProcess, deployment, eventually, service
+from e2e.operator_process import (
+    Namespace,
+    OperatorProcess,
+    deployment,
+    eventually,
+    service,
+    settled,
+)
 
 CHILDREN = {
     "deployment": {"d-control-plane", "d-echo-worker"},
@@ -25,28 +32,6 @@ def env_of(space: Namespace, name: str, workload: str = "d-echo-worker") -> Any:
     """The value of a variable of a workload's container."""
     containers = space.get("deployment", workload)["spec"]["template"]["spec"]["containers"]
     return next((item for item in containers[0]["env"] if item["name"] == name), None)
-
-
-def settled(space: Namespace, operator: OperatorProcess) -> None:
-    """Nothing is left to be done: all was looked at several times, and nothing was written."""
-    before: Any = None
-
-    def still() -> bool:
-        nonlocal before
-        done = operator.reconciled()
-        eventually(lambda: operator.reconciled() >= done + 6, "it looks again")
-        last, before = before, versions(space)
-        return bool(last == before)
-
-    eventually(still, "versions stand still")
-
-
-def versions(space: Namespace) -> dict[str, str]:
-    return {
-        f"{kind}/{item['metadata']['name']}": item["metadata"]["resourceVersion"]
-        for kind in ("ldep", "wfs", "deployment", "service", "secret", "networkpolicy", "pdb")
-        for item in space.list(kind)
-    }
 
 
 def test_a_resource_gets_its_children_and_nothing_is_put_on_it(
