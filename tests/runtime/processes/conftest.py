@@ -32,6 +32,10 @@ class Work(Workflow):
     async def work(self, ctx: Context, ev: StartEvent) -> StopEvent:
         with open(os.environ["LEDGER"], "a") as ledger:
             ledger.write(f"{ev.get('number', 0)} {os.getpid()}\\n")
+        if ev.get("fail", False):
+            raise ValueError("as it was told")
+        if ev.get("die", False):
+            os._exit(9)
         for number in range(ev.get("ticks", 0)):
             ctx.write_event_to_stream(Tick(number=number))
             await asyncio.sleep(ev.get("pause", 0))
@@ -49,7 +53,8 @@ class Caller(Workflow):
 
     @step
     async def ask(self, ev: StartEvent) -> StopEvent:
-        return StopEvent(result="it says " + await call_service("work", number=ev.number))
+        answer = await call_service("work", number=ev.number, seconds=ev.get("seconds", 0))
+        return StopEvent(result="it says " + answer)
 
 work = Work(timeout=60)
 caller = Caller(timeout=60)
@@ -144,6 +149,16 @@ class Api:
         async with self.http.get(path) as response:
             assert response.status == 200
             return [json.loads(line) async for line in response.content if line.strip()]
+
+    async def answer(self, session: str, task: str, text: str = "yes") -> None:
+        """Send the event that a question waits for."""
+        event = {
+            "__is_pydantic": True,
+            "value": {"_data": {"response": text}},
+            "qualified_name": "workflows.events.HumanResponseEvent",
+        }
+        body = {"service_id": "work", "event_obj_str": json.dumps(event)}
+        await self.ask("POST", f"/tasks/{task}/events?session_id={session}", body)
 
     async def state(self, session: str, task: str) -> str:
         return str((await self.ask("GET", f"/tasks/{task}?session_id={session}"))["state"])
