@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench bench-operator chaos dev openapi crds lock clean
+.PHONY: help demo test lint bench bench-operator chaos dev openapi crds charts manifests lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -39,6 +39,12 @@ openapi: $(VENV)/.dev ## Write docs/apiserver.json and docs/control_plane.json
 
 crds: $(VENV)/.dev ## Write crds/*.yaml from the models
 	$(BIN)/python -m llamadeploy_operator.models.crd crds
+
+charts: $(VENV)/.dev ## Write what the charts take from the code: definitions, rights, tables of values
+	$(BIN)/python -m helm.generate
+
+manifests: $(VENV)/.dev ## Render dist/crds.yaml and dist/install.yaml from the charts, for kubectl apply
+	$(BIN)/python -m helm.manifests dist
 
 lock: $(VENV)/.dev ## Renew requirements/*.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \

@@ -22,6 +22,7 @@ HERE = Path(__file__).parent
 KUBERNETES = "1.35.4"
 """As in go.mod; the binary reports it as its version."""
 KWOK = "v0.7.0"
+HELM = "v4.3.1"
 
 Report = Callable[[str], None]
 
@@ -71,6 +72,16 @@ def kwok_binary(report: Report = lambda line: None) -> Path:
     """
     command = ["install", f"sigs.k8s.io/kwok/cmd/kwok@{KWOK}"]
     return _built(f"kwok-{KWOK}", HERE, lambda _: command, report)
+
+
+def helm_binary(report: Report = lambda line: None) -> Path:
+    """Helm, which renders the charts.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    command = ["install", f"helm.sh/helm/v4/cmd/helm@{HELM}"]
+    return _built(f"helm-{HELM}", HERE, lambda _: command, report)
 
 
 def _module(name: str, folder: Path, link: str, report: Report) -> Path:
@@ -153,7 +164,7 @@ def main() -> None:
     def report(line: str) -> None:
         sys.stderr.write(f"{line}\n")
 
-    for build in (cluster_binary, kwok_binary, dns_binary):
+    for build in (cluster_binary, kwok_binary, dns_binary, helm_binary):
         sys.stdout.write(f"{build(report)}\n")
 
 
