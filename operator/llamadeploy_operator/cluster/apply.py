@@ -12,12 +12,14 @@ from llamadeploy_operator.cluster.api import JSON, METADATA, Api, ApiError
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey, controller, controller_uid
 from llamadeploy_operator.cluster.kinds import (
     APP,
+    JOB,
     METADATA_ONLY,
     STATEFUL_SET,
     WORKFLOW_SERVICE,
     Kind,
     kind_of,
 )
+from llamadeploy_operator.cluster.observe import conditions
 from llamadeploy_operator.cluster.ownership import (
     APPLIED_ANNOTATION,
     is_steady,
@@ -76,7 +78,7 @@ class Applier:
         kind = kind_of(manifest)
         key = ObjectKey(kind, manifest["metadata"]["namespace"], manifest["metadata"]["name"])
         stamp = stamped(manifest)
-        wanted = stamp["metadata"]["annotations"][APPLIED_ANNOTATION]
+        wanted = _applied(stamp)
         if self._cache.steady(key) == wanted:
             changes.unchanged.append(key)
             return
@@ -93,6 +95,9 @@ class Applier:
                     self._cache.note_steady(key, wanted)
                 changes.unchanged.append(key)
                 return
+            if kind == JOB:
+                await self._renew(key, live, stamp, changes)
+                return
             # That very object: one that was deleted and made anew meanwhile gives a conflict.
             stamp["metadata"]["uid"] = live["metadata"]["uid"]
         if kind == WORKFLOW_SERVICE and live is not None:
@@ -106,18 +111,30 @@ class Applier:
             return
         changes.applied.append(key)
 
+    async def _renew(self, key: ObjectKey, live: Json, stamp: Json, changes: ChangeSet) -> None:
+        """A Job's template is immutable. One that was made from another manifest (a proxy was set,
+        say) and has not succeeded goes, and is made anew once it is gone."""
+        annotations = live["metadata"].get("annotations") or {}
+        same = annotations.get(APPLIED_ANNOTATION) == _applied(stamp)
+        succeeded = conditions(live.get("status") or {}).get("Complete", ("",))[0] == "True"
+        if same or succeeded:
+            changes.unchanged.append(key)
+            return
+        await self._api.delete(key.kind, key.namespace, key.name, uid=live["metadata"]["uid"])
+        changes.waiting.append(key)
+
     async def _send(self, key: ObjectKey, stamp: Json) -> None:
         result = await self._api.apply(key.kind, key.namespace, stamp, manager=names.MANAGER)
         self._cache.put(key.kind, result)
         lost = missing(result, stamp, names.MANAGER)
         if lost is not None:
             logger.debug("%s %s: %s is not kept as applied", key.kind.kind, key.name, lost)
-            self._never_ours[stamp["metadata"]["annotations"][APPLIED_ANNOTATION]] = lost
+            self._never_ours[_applied(stamp)] = lost
 
     def _steady(self, live: Json, stamp: Json) -> bool:
         if is_steady(live, stamp, names.MANAGER):
             return True
-        wanted = stamp["metadata"]["annotations"][APPLIED_ANNOTATION]
+        wanted = _applied(stamp)
         lost = self._never_ours.get(wanted)
         return (
             lost is not None
@@ -148,6 +165,12 @@ class Applier:
             "spec": {"replicas": live["spec"]["replicas"]},
         }
         await self._api.apply(key.kind, key.namespace, body, manager=names.HANDOVER_MANAGER)
+
+
+def _applied(stamp: Json) -> str:
+    """The hash of a stamped manifest."""
+    found: str = stamp["metadata"]["annotations"][APPLIED_ANNOTATION]
+    return found
 
 
 def may_have(live: Mapping[str, Any], manifest: Mapping[str, Any]) -> bool:

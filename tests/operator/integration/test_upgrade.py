@@ -97,3 +97,33 @@ def test_an_upgrade_changes_no_pod_template_until_it_is_asked_for(
         assert auto[name][0] == asked[name][0] + 1
     assert images(space, "full-echo-worker") == {"example/runtime:7"}
     assert auto["full-queue"] == before["full-queue"]
+
+
+def test_a_job_that_did_not_succeed_is_made_anew_for_other_settings(
+    space: Namespace, start_operator: Start
+) -> None:
+    scope = ("--namespace", space.name, "--resync-seconds", "1")
+    first = start_operator(*scope)
+    first.wait_working()
+    source = {"git": {"url": "https://example.com/r.git"}}
+    space.create("ldep", deployment(services=[service("echo", source=source)]))
+    job = eventually(lambda: space.list("job"), "a resolver Job")[0]
+    settled(space, first)
+    assert space.list("job")[0]["metadata"]["uid"] == job["metadata"]["uid"]
+    first.stop()
+
+    second = start_operator(*scope, "--https-proxy", "http://proxy.example:3128")
+    second.wait_working()
+
+    def proxies() -> list[str]:
+        return [
+            item["value"]
+            for found in space.list("job")
+            for item in found["spec"]["template"]["spec"]["containers"][0]["env"]
+            if item["name"] == "HTTPS_PROXY"
+        ]
+
+    eventually(lambda: proxies() == ["http://proxy.example:3128"], "the Job has the proxy")
+    settled(space, second)
+    assert space.names("job") == {job["metadata"]["name"]}
+    assert space.condition("wfs", "d-echo", "Stalled")[0] == "False"
