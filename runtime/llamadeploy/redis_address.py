@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl, unquote, urlencode, urlsplit, urlunsplit
 
 from llamadeploy.exceptions import ConfigurationError, MissingExtraError
+from llamadeploy.urls import split_url
 
 if TYPE_CHECKING:
     from redis.asyncio.cluster import RedisCluster
@@ -55,7 +56,7 @@ class RedisAddress:
     def _read(self, uri: str) -> None:
         from redis.asyncio.connection import parse_url
 
-        parts = urlsplit(uri)
+        parts = split_url(uri)
         if parts.scheme not in SCHEMES:
             raise ValueError("its scheme is unknown")
         options = dict(parse_qsl(parts.query, keep_blank_values=True))

@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from llamadeploy.exceptions import ConfigurationError, UnsupportedFeatureError
 from llamadeploy.message_queues import config as configs
 from llamadeploy.message_queues.base import MessageQueue
 from llamadeploy.message_queues.config import QueueConfig, SimpleMessageQueueConfig
 from llamadeploy.settings import load_settings
+from llamadeploy.urls import split_url
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def open_queue(
 
 def _simple_address(url: str) -> tuple[dict[str, Any], str | None]:
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
         port = parts.port
     except ValueError as error:
         raise ConfigurationError(f"the simple queue's URL is wrong: {error}") from None

@@ -6,10 +6,10 @@ import asyncio
 import logging
 import random
 from typing import TYPE_CHECKING
-from urllib.parse import urlsplit
 
 from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, URL, Channel, aiormq, translate
+from llamadeploy.urls import split_url
 
 if TYPE_CHECKING:
     from aiormq.abc import AbstractConnection
@@ -138,7 +138,7 @@ class Link:
 
 def _parse(url: str) -> tuple[str, URL]:
     try:
-        parts = urlsplit(url)
+        parts = split_url(url)
         shown = f"{parts.hostname}:{parts.port or (5671 if parts.scheme == 'amqps' else 5672)}"
     except ValueError as error:
         raise ConfigurationError(f"rabbitmq's url is wrong: {error}") from None

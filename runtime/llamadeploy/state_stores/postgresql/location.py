@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, urlencode, urlunsplit
 
 from llamadeploy.exceptions import ConfigurationError
+from llamadeploy.urls import split_url
 
 SCHEMES = ("postgresql", "postgres")
 DEFAULT_SCHEMA = "llamadeploy"
@@ -37,7 +38,7 @@ def parse_uri(uri: str) -> Location:
         ConfigurationError: what is wrong and what would be right; without the password.
     """
     try:
-        parts = urlsplit(uri)
+        parts = split_url(uri)
         address = f"{parts.hostname or 'localhost'}:{parts.port or 5432}{parts.path}"
     except ValueError as error:
         raise ConfigurationError(f"state_store_uri: {error}; {_RIGHT}") from None
