@@ -8,8 +8,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 
 from llamadeploy.message_queues.base import KeepsDeadLetters, MessageQueue
 from llamadeploy.messages import QueueMessage, topic_name
-from llamadeploy.orchestration.consumer import MessageLoop
 from llamadeploy.orchestration.dead_letter_loop import DeadLetterLoop
+from llamadeploy.orchestration.message_loop import MessageLoop
 from llamadeploy.orchestration.outbox import Outbox
 from llamadeploy.orchestration.repair import RepairLoop
 from llamadeploy.orchestration.retention import sweep_forever
@@ -34,7 +34,7 @@ class Orchestration:
         name: the deployment's, for logs and problems.
         namespace: prefix of the topics.
         services: the names of the services, now.
-        process: acts on a message; see :class:`llamadeploy.orchestration.consumer.MessageLoop`.
+        process: acts on a message; see :class:`llamadeploy.orchestration.message_loop.MessageLoop`.
         retention: seconds for which finished tasks and idle sessions are kept.
     """
 
