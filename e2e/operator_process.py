@@ -35,6 +35,8 @@ PATHS = {
     "job": ("/apis/batch/v1", "jobs"),
     "pod": ("/api/v1", "pods"),
     "event": ("/api/v1", "events"),
+    "pvc": ("/api/v1", "persistentvolumeclaims"),
+    "podmonitor": ("/apis/monitoring.coreos.com/v1", "podmonitors"),
 }
 
 Json = dict[str, Any]

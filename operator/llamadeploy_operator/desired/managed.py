@@ -113,7 +113,9 @@ def _template(
 
 
 def _claim(labels: dict[str, str], storage: Storage) -> Manifest:
-    # The labels here can never change, so only those that never do.
+    # The labels here can never change, so only those that never do. By the last of them the
+    # operator selects what it watches.
+    labels = {**labels, names.MANAGED_BY_LABEL: names.MANAGER}
     return {
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
