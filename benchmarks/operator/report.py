@@ -11,8 +11,8 @@ from benchmarks.operator.measures import Figures, percentile
 
 KUBERAY_SECONDS = 258.28
 """``WaitForRayCluster`` in benchmark/perf-tests/1000-raycluster/results/junit.xml of
-ray-project/kuberay: 1,000 RayClusters of four pods on GKE, images already on the nodes, from the
-end of their creation (which took 10.6 s) until all were ready."""
+ray-project/kuberay: 1,000 RayClusters of four pods, KubeRay v1.1.1 on GKE, images already on the
+nodes, from the end of their creation (which took 10.6 s) until all were ready."""
 KUBERAY_COUNT = 1000
 MEMORY_MIB = 250.0
 RESTART_SECONDS = 60.0
