@@ -115,9 +115,9 @@ def _fill(stage: Stage, operator: OperatorProcess, figures: Figures, limit: floa
         time.sleep(max(POLL_SECONDS, count / 500))
     figures.all_ready = time.monotonic() - begun
     figures.cpu = {name: used - before[name] for name, used in stage.cpu(operator).items()}
-    wait_steady(stage, operator, 120)
+    wait_steady(operator, 180)
     figures.memory_peak, figures.memory_steady = memory(operator)
-    figures.reconciliations = operator.reconciled()
+    figures.reconciliations = looked_at(operator)
     log = list(stage.audit.requests())
     mine = [item for item in log if item.user == USER and item.resource != "leases"]
     figures.requests = dict(Counter(f"{item.verb} {item.resource}" for item in mine).most_common())
@@ -139,12 +139,12 @@ def _restart(stage: Stage, operator: OperatorProcess, figures: Figures) -> None:
     operator.wait_working()
     # Each Deployment and each of its services has been looked at.
     wanted = figures.count * (1 + len(SERVICES))
-    while not (operator.reconciled() >= wanted and idle(operator)):
+    while not (looked_at(operator) >= wanted and idle(operator)):
         if time.monotonic() - begun > 300:
-            raise NotReady(f"restarted operator: {operator.reconciled()} of {wanted} looked at")
+            raise NotReady(f"restarted operator: {looked_at(operator)} of {wanted} looked at")
         time.sleep(0.1)
     figures.restart = time.monotonic() - begun
-    wait_steady(stage, operator, 60)
+    wait_steady(operator, 60)
     figures.restart_memory = memory(operator)[0]
     writes = Counter(
         f"{item.verb} {item.resource}"
@@ -155,16 +155,27 @@ def _restart(stage: Stage, operator: OperatorProcess, figures: Figures) -> None:
 
 
 def idle(operator: OperatorProcess) -> bool:
-    """Nothing waits to be reconciled."""
-    return operator.metric("llamadeploy_operator_queue_depth") == 0
+    """Nothing waits to be reconciled; False too when a busy operator does not answer in time."""
+    try:
+        return operator.metric("llamadeploy_operator_queue_depth") == 0
+    except KeyError:
+        return False
 
 
-def wait_steady(stage: Stage, operator: OperatorProcess, limit: float) -> None:
+def looked_at(operator: OperatorProcess) -> float:
+    """Reconciliations until now; -1 when a busy operator does not answer in time."""
+    try:
+        return operator.reconciled()
+    except KeyError:
+        return -1.0
+
+
+def wait_steady(operator: OperatorProcess, limit: float) -> None:
     """Until nothing has been reconciled for :data:`QUIET_SECONDS`."""
     deadline = time.monotonic() + limit
     seen, since = -1.0, time.monotonic()
     while time.monotonic() - since < QUIET_SECONDS:
-        if (now := operator.reconciled()) != seen or not idle(operator):
+        if (now := looked_at(operator)) != seen or not idle(operator):
             seen, since = now, time.monotonic()
         if time.monotonic() > deadline:
             raise NotReady(f"not steady after {limit:.0f} s\n{operator.tail()}")

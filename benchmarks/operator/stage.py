@@ -43,12 +43,12 @@ class Stage:
     api: Api
     audit: AuditLog
 
-    def operator(self, resync_seconds: float = 600.0) -> OperatorProcess:
-        """An operator, not yet started."""
+    def operator(self) -> OperatorProcess:
+        """An operator, not yet started; it looks again at what is steady once an hour."""
         return OperatorProcess(
             self.control_plane.kubeconfig_for(USER),
             self.control_plane.folder,
-            "--resync-seconds", str(resync_seconds),
+            "--resync-seconds", "3600",
         )  # fmt: skip
 
     def cpu(self, operator: OperatorProcess) -> dict[str, float]:

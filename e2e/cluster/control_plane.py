@@ -197,6 +197,7 @@ class ControlPlane:
         if self.audit is not None:
             arguments += [
                 f"--audit-log-path={self.audit.path}", "--audit-log-mode=blocking",
+                "--audit-log-maxsize=10000",  # MB; the default, 100, would put a part aside
                 f"--audit-policy-file={self.folder / 'audit-policy.json'}",
             ]  # fmt: skip
         return arguments
