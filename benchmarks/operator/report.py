@@ -86,7 +86,11 @@ def markdown(figures: Figures, command: str) -> str:
         + ".",
         "",
         "The operator's requests until steady: "
-        + ", ".join(f"{number:,} {what}" for what, number in f.requests.items())
+        + ", ".join(
+            f"{number:,} {what}"
+            for what, number in f.requests.items()
+            if not what.startswith("watch ")
+        )
         + ".",
     ]
     if f.idle < QUIET:
