@@ -81,7 +81,7 @@ OPTIONS = (
             help="Port of /healthz, /readyz and /metrics; 0: a free one, told in the log."),
     _option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 64),
             help="Custom resources that are reconciled at the same time."),
-    _option("--resync-seconds", default=600.0, show_default=True, type=click.FloatRange(1),
+    _option("--resync-seconds", default=600.0, show_default=True, type=click.FloatRange(0.1),
             help="Look at each custom resource at least this often, whatever the watches say."),
     _option("--watch-seconds", default=REQUEST_SECONDS, show_default=True,
             type=click.IntRange(5, REQUEST_SECONDS),

@@ -70,9 +70,9 @@ def space(api: Api, namespace: str) -> Namespace:
 def operator(
     api_server: Any, system: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[OperatorProcess]:
-    """An operator of all namespaces for a whole module; it looks at everything each second."""
+    """An operator of all namespaces for a whole module; it looks at everything all the time."""
     with starting(api_server, tmp_path_factory.mktemp("operator")) as start:
-        process = start("--resync-seconds", "1")
+        process = start("--resync-seconds", "0.25")
         process.wait_working()
         yield process
         assert process.running, process.tail()

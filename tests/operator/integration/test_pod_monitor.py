@@ -72,7 +72,7 @@ def test_pod_monitors_are_made_where_they_exist(
 
     def start() -> OperatorProcess:
         config = own_control_plane.kubeconfig_for("operator")
-        process = OperatorProcess(config, tmp_path, "--resync-seconds", "1")
+        process = OperatorProcess(config, tmp_path, "--resync-seconds", "0.25")
         process.start()
         process.wait_working()
         return process

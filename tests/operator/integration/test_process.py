@@ -34,7 +34,7 @@ def two_services(**more: Any) -> dict[str, Any]:
 def test_a_steady_resource_causes_no_write_nor_does_a_restart(
     space: Namespace, start_operator: Start, api_server: Any
 ) -> None:
-    scope = ("--namespace", space.name, "--resync-seconds", "1")
+    scope = ("--namespace", space.name, "--resync-seconds", "0.25")
     operator = start_operator(*scope)
     operator.wait_working()
     space.create("ldep", two_services())
@@ -123,7 +123,7 @@ def test_a_leader_that_was_frozen_writes_nothing_when_it_wakes(
     space: Namespace, start_operator: Start, api_server: Any
 ) -> None:
     together = ("--namespace", space.name, "--lease-name", f"lease-{space.name}")
-    first = start_operator(*together, "--resync-seconds", "1")
+    first = start_operator(*together, "--resync-seconds", "0.25")
     first.wait_working()
     second = start_operator(*together)
     eventually(lambda: second.fetch("/healthz")[0] == 200, "the second waits")
@@ -148,7 +148,9 @@ def test_the_internal_secret_survives_errors_replicas_and_retention(
 ) -> None:
     # Without election, on purpose: both write at once.
     both = [
-        start_operator("--namespace", space.name, "--no-leader-election", "--resync-seconds", "1")
+        start_operator(
+            "--namespace", space.name, "--no-leader-election", "--resync-seconds", "0.25"
+        )
         for _ in range(2)
     ]
     for process in both:
@@ -190,7 +192,7 @@ def test_the_internal_secret_survives_errors_replicas_and_retention(
 def test_unreadable_secrets_are_neither_drawn_anew_nor_change_a_template(
     space: Namespace, start_operator: Start, api_server: Any, api: Api
 ) -> None:
-    operator = start_operator("--namespace", space.name, "--resync-seconds", "1")
+    operator = start_operator("--namespace", space.name, "--resync-seconds", "0.25")
     operator.wait_working()
     variable = {"name": "KEY", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}
     data = {"k": base64.b64encode(b"1").decode()}
@@ -210,7 +212,7 @@ def test_unreadable_secrets_are_neither_drawn_anew_nor_change_a_template(
     rules = [*(rule.manifest() for rule in blind), lists, maps]
     api.request("PATCH", base, {"rules": rules}, content_type="application/merge-patch+json")
     try:
-        again = start_operator("--namespace", space.name, "--resync-seconds", "1")
+        again = start_operator("--namespace", space.name, "--resync-seconds", "0.25")
         again.wait_working()
         eventually(
             lambda: again.metric("llamadeploy_operator_reconcile_errors_total") > 1, "errors"
@@ -268,7 +270,7 @@ def test_each_right_is_used_and_none_is_missing(
     """With exactly the listed rights; what seldom happens is made to happen here."""
     audit = api_server.audit
     audit.mark()
-    operator = start_operator("--namespace", space.name, "--resync-seconds", "1")
+    operator = start_operator("--namespace", space.name, "--resync-seconds", "0.25")
     operator.wait_working()
 
     def unused() -> set[tuple[str, str, str]]:

@@ -38,7 +38,7 @@ def test_an_upgrade_changes_no_pod_template_until_it_is_asked_for(
 ) -> None:
     def release(number: int, *more: str) -> OperatorProcess:
         process = start_operator(
-            "--namespace", space.name, "--resync-seconds", "1",
+            "--namespace", space.name, "--resync-seconds", "0.25",
             "--runtime-image", f"example/runtime:{number}",
             "--redis-image", f"example/redis:{number}",
             "--ui-image", f"example/node:{number}", *more,
@@ -102,7 +102,7 @@ def test_an_upgrade_changes_no_pod_template_until_it_is_asked_for(
 def test_a_job_that_did_not_succeed_is_made_anew_for_other_settings(
     space: Namespace, start_operator: Start
 ) -> None:
-    scope = ("--namespace", space.name, "--resync-seconds", "1")
+    scope = ("--namespace", space.name, "--resync-seconds", "0.25")
     first = start_operator(*scope)
     first.wait_working()
     source = {"git": {"url": "https://example.com/r.git"}}
