@@ -1,4 +1,5 @@
-"""Loads the fixtures of ``brokers/``: real brokers and stores, one file for each."""
+"""Loads the fixtures of ``brokers/``, real brokers and stores, one file for each, and those of a
+real Kubernetes API server."""
 
 from __future__ import annotations
 
@@ -19,6 +20,8 @@ def pytest_configure(config: pytest.Config) -> None:
     for path in sorted(set(folder.glob("*.py")) - {shared}):
         name = f"brokers_{path.stem}"
         config.pluginmanager.register(_load(name, path), name)
+    name = "kubernetes_fixtures"
+    config.pluginmanager.register(_load(name, Path(__file__).with_name(f"{name}.py")), name)
 
 
 def _load(name: str, path: Path) -> ModuleType:

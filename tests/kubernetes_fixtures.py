@@ -1,4 +1,4 @@
-"""A real API server for the operator's tests.
+"""A real API server for the tests of the operator and of the charts.
 
 By default one that the run starts itself (``e2e/cluster``: etcd, kube-apiserver and
 kube-controller-manager on free loopback ports). ``LLAMADEPLOY_TEST_CLUSTER=existing`` takes the
@@ -12,21 +12,26 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
-from kubernetes.aio import client as kubernetes_client
-from kubernetes.aio import config as kubernetes_config
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from e2e.cluster.api import Api  # noqa: E402
 from e2e.cluster.api_proxy import ApiProxy  # noqa: E402
 from e2e.cluster.audit import AuditLog  # noqa: E402
-from e2e.cluster.build import BuildUnavailableError, cluster_binary, dns_binary, kwok_binary  # noqa: E402
+from e2e.cluster.build import (  # noqa: E402
+    BuildUnavailableError,
+    cluster_binary,
+    dns_binary,
+    helm_binary,
+    kwok_binary,
+)
 from e2e.cluster.control_plane import ControlPlane  # noqa: E402
 from e2e.cluster.simulated_nodes import SimulatedNodes  # noqa: E402
 
@@ -79,6 +84,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         ("local_cluster", cluster_binary),
         ("local_cluster", dns_binary),
         ("kwok", kwok_binary),
+        ("helm", helm_binary),
     ]
     if existing() is None:
         builds.append(("api_server", cluster_binary))
@@ -92,9 +98,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
                 pass  # the fixture says it
 
 
-def _require_binary() -> Path:
+def _require(build: Callable[[], Path]) -> Path:
     try:
-        return cluster_binary()
+        return build()
     except BuildUnavailableError as error:
         if os.environ.get("CI") == "true":
             pytest.fail(str(error))
@@ -111,7 +117,7 @@ def api_server() -> Iterator[ApiServer]:
         yield ApiServer(given, api)
         api.close()
         return
-    binary = _require_binary()
+    binary = _require(cluster_binary)
     with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
         control_plane = ControlPlane(binary, Path(folder), audit=True)
         try:
@@ -126,7 +132,7 @@ def api_server() -> Iterator[ApiServer]:
 @pytest.fixture
 def own_control_plane() -> Iterator[ControlPlane]:
     """A cluster of the test's own, started, which it may kill, freeze and restart."""
-    binary = _require_binary()
+    binary = _require(cluster_binary)
     with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
         control_plane = ControlPlane(binary, Path(folder), audit=True)
         try:
@@ -152,8 +158,11 @@ def namespace(api_server: ApiServer) -> Iterator[str]:
 
 
 @pytest.fixture
-async def api_client(api_server: ApiServer) -> AsyncIterator[kubernetes_client.ApiClient]:
-    """kubernetes.aio's client of an administrator."""
+async def api_client(api_server: ApiServer) -> AsyncIterator[Any]:
+    """``kubernetes.aio.client.ApiClient`` of an administrator."""
+    from kubernetes.aio import client as kubernetes_client  # slow to import, and seldom needed
+    from kubernetes.aio import config as kubernetes_config
+
     configuration = kubernetes_client.Configuration()
     await kubernetes_config.load_kube_config(
         config_file=str(api_server.kubeconfig), client_configuration=configuration
@@ -176,12 +185,13 @@ def api_proxy(api_server: ApiServer) -> Iterator[ApiProxy]:
 @pytest.fixture(scope="session")
 def kwok() -> Path:
     """The program of kwok, which makes pods Running without running anything."""
-    try:
-        return kwok_binary()
-    except BuildUnavailableError as error:
-        if os.environ.get("CI") == "true":
-            pytest.fail(str(error))
-        pytest.skip(str(error))
+    return _require(kwok_binary)
+
+
+@pytest.fixture(scope="session")
+def helm() -> Path:
+    """The program of Helm."""
+    return _require(helm_binary)
 
 
 @pytest.fixture(scope="session")
