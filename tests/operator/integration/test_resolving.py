@@ -95,13 +95,17 @@ def test_a_branch_is_pinned_to_what_the_job_found(
     eventually(lambda: commit_of(space) == first, "the workers are pinned", 30)
     locks = [item for item in space.list("configmap") if item.get("data", {}).get("commit")]
     assert [(item["data"]["commit"], item["immutable"]) for item in locks] == [(first, True)]
-    status = space.get("wfs", "d-echo")["status"]
-    assert status["source"]["commit"] == first
-    shown = eventually(
-        lambda: [item["commit"] for item in space.get("ldep", "d")["status"]["services"]],
+    # Statuses are written after the children.
+    eventually(
+        lambda: space.get("wfs", "d-echo")["status"].get("source", {}).get("commit") == first,
+        "the service shows it",
+    )
+    eventually(
+        lambda: (
+            [item.get("commit") for item in space.get("ldep", "d")["status"]["services"]] == [first]
+        ),
         "the Deployment shows it",
     )
-    assert shown == [first]
     # The Job may go, and the branch move: what is pinned stays so.
     second = commit("flow = 2")
     settled(space, operator)
