@@ -17,6 +17,8 @@ from llamadeploy.logs import configure_logging
 from llamadeploy_operator import __version__, metrics
 from llamadeploy_operator.cluster.api import Api, ApiError, NotLeading, connect, own_namespace
 from llamadeploy_operator.cluster.cache import Cache
+from llamadeploy_operator.cluster.control_planes import HttpControlPlanes
+from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import (
     APPLIED,
@@ -65,8 +67,15 @@ class Operator:
             api, self.cache, settings.defaults, Capabilities(pod_monitor=pod_monitor)
         )
         recorder = Recorder(api, settings.identity)
+        drains = Drains(
+            api,
+            self.cache,
+            HttpControlPlanes(),
+            settings.drain_seconds,
+            settings.control_plane_url_template,
+        )
         reconciler = Reconciler(
-            api, self.cache, self.routes, gatherer, recorder, settings.resync_seconds
+            api, self.cache, self.routes, gatherer, recorder, drains, settings.resync_seconds
         )
         self.queue: ReconcileQueue[Key] = ReconcileQueue(
             reconciler, concurrency=settings.concurrency, expected=(ApiError,)

@@ -76,6 +76,9 @@ FORMER_LOCKS_ANNOTATION = f"{GROUP}/former-locks"
 RELOAD_ANNOTATION = f"{GROUP}/reload"
 """Set by a person on a Deployment or WorkflowService; another value resolves its sources anew."""
 
+REMOVED_ANNOTATION = f"{GROUP}/removed-at"
+"""On the WorkflowService of an inline service that was removed: since when it drains."""
+
 SIGNING_KEY = "signing-key"
 API_TOKEN = "api-token"  # noqa: S105 - a key's name
 QUEUE_PASSWORD = "queue-password"  # noqa: S105

@@ -17,6 +17,7 @@ from llamadeploy_operator import metrics
 from llamadeploy_operator.cluster.api import Api, ApiError
 from llamadeploy_operator.cluster.apply import Applier, ChangeSet, key_of, prune
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey
+from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import BY_KIND, DEPLOYMENT, WORKFLOW_SERVICE
 from llamadeploy_operator.cluster.observe import observe
@@ -41,6 +42,8 @@ logger = logging.getLogger(__name__)
 #: Seconds after which that is tried again which no event may tell of: a Secret that could not be
 #: read, a refused child.
 LOOK_AGAIN = 30.0
+#: Seconds after which a control plane is asked again how much of a removed service is left.
+DRAIN_LOOK = 5.0
 
 Json = Mapping[str, Any]
 
@@ -55,6 +58,7 @@ class Reconciler:
         routes: Routes,
         gatherer: Gatherer,
         events: Recorder,
+        drains: Drains,
         resync_seconds: float,
     ) -> None:
         self._api = api
@@ -62,6 +66,7 @@ class Reconciler:
         self._routes = routes
         self._gatherer = gatherer
         self._events = events
+        self._drains = drains
         self._resync = resync_seconds
         self._applier = Applier(api, cache)
         self._secrets = InternalSecrets(api, cache)
@@ -103,6 +108,8 @@ class Reconciler:
         hurry = gathered.unreadable or changes.waiting or changes.problems
         # Spread, so that what was seen together at the start does not come back together.
         resync = self._resync * random.uniform(0.9, 1.1)  # noqa: S311
+        if changes.draining:
+            return min(DRAIN_LOOK, resync)
         return min(LOOK_AGAIN, resync) if hurry else resync
 
     async def _context(self, live: Json, gathered: Gathered) -> DeploymentContext | ServiceContext:
@@ -124,6 +131,9 @@ class Reconciler:
             keep.add(key_of(manifest))
             await self._applier.apply(manifest, changes)
         if not changes.problems:
+            if isinstance(context, DeploymentContext):
+                changes.draining |= await self._drains.settle(context, keep)
+                keep |= changes.draining
             uid = live["metadata"]["uid"]
             changes.deleted += await prune(self._api, self._cache, uid, keep)
 

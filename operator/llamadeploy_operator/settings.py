@@ -13,6 +13,7 @@ from typing import Any, Literal
 import click
 
 from llamadeploy_operator.desired import OperatorDefaults
+from llamadeploy_operator.draining import DRAIN_SECONDS
 from llamadeploy_operator.watch_limits import REQUEST_SECONDS
 
 ENV_PREFIX = "LLAMADEPLOY_OPERATOR"
@@ -31,6 +32,8 @@ class OperatorSettings:
         concurrency: custom resources that are reconciled at the same time.
         resync_seconds: each custom resource is looked at again at least this often.
         watch_seconds: for which a watch is asked; see ``watch_limits``.
+        drain_seconds: what the tasks of a removed service get to end by themselves.
+        control_plane_url_template: of control planes' URLs; ``None``: their Services' names.
     """
 
     namespaces: tuple[str, ...] = ()
@@ -43,6 +46,8 @@ class OperatorSettings:
     concurrency: int = 8
     resync_seconds: float = 600.0
     watch_seconds: int = REQUEST_SECONDS
+    drain_seconds: float = DRAIN_SECONDS
+    control_plane_url_template: str | None = None
     log_format: Literal["json", "text"] = "json"
     log_level: str = "INFO"
     defaults: OperatorDefaults = field(default_factory=OperatorDefaults)
@@ -56,6 +61,18 @@ def make_identity() -> str:
 
 def _option(*names: str, **arguments: Any) -> Callable[[Any], Any]:
     return click.option(*names, show_envvar=True, **arguments)
+
+
+def _url_template(context: Any, parameter: Any, value: str | None) -> str | None:
+    if not value:
+        return None
+    try:
+        url = value.format(service="s", namespace="n")
+    except (KeyError, IndexError, ValueError, AttributeError):
+        url = ""
+    if not url.startswith(("http://", "https://")):
+        raise click.BadParameter("write a URL with {service} and {namespace}, and no other braces")
+    return value
 
 
 OPTIONS = (
@@ -88,6 +105,13 @@ OPTIONS = (
             help="Open each watch anew this often; the API server gives a sign of life at least as "
             "often. A watch without one is given up after 1.25 times this, and makes /healthz fail "
             "after 2.75 times this."),
+    _option("--drain-seconds", default=DRAIN_SECONDS, show_default=True, type=click.FloatRange(0),
+            help="A service that is removed from a Deployment stays until its tasks have ended; "
+            "those that have not after this time are cancelled."),
+    _option("--control-plane-url-template", metavar="URL", callback=_url_template,
+            help="Where control planes are reached by an operator that runs outside the cluster, "
+            "such as http://{service}.{namespace}.example:8000. Omitted: by their Services' "
+            "names."),
     _option("--log-format", default="json", show_default=True,
             type=click.Choice(["json", "text"]), help="Format of the operator's own log."),
     _option("--log-level", default="INFO", show_default=True,
@@ -159,6 +183,8 @@ def from_options(options: dict[str, Any], *, pod_namespace: str | None) -> Opera
         concurrency=options["concurrency"],
         resync_seconds=options["resync_seconds"],
         watch_seconds=options["watch_seconds"],
+        drain_seconds=options["drain_seconds"],
+        control_plane_url_template=options.get("control_plane_url_template") or None,
         log_format=options["log_format"],
         log_level=options["log_level"].upper(),
         defaults=OperatorDefaults(**reach),

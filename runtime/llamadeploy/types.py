@@ -243,13 +243,14 @@ class ServiceScaling(BaseModel):
 
     ``ready`` tasks no worker has started, ``unacked`` ones are in work and their message is not
     acknowledged, ``custody`` ones are in work and it is; ``oldest_seconds`` is how long the first
-    ready one has waited. Tasks that wait for an event, or behind another one of their session, do
-    not count: no worker could help them.
+    ready one has waited. ``parked`` ones wait for an event, or behind another one of their session:
+    no worker could help them.
     """
 
     ready: int = 0
     unacked: int = 0
     custody: int = 0
+    parked: int = 0
     oldest_seconds: float = 0.0
     replicas: list[ReplicaLoad] = Field(default_factory=list)
 

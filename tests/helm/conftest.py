@@ -33,6 +33,8 @@ settings:
   concurrency: 5
   resyncSeconds: 1000000
   watchSeconds: 20
+  drainSeconds: 90
+  controlPlaneUrlTemplate: "http://{{service}}.{{namespace}}.example:8000"
   logFormat: text
   logLevel: DEBUG
   runtimeImage: runtime:1

@@ -121,8 +121,9 @@ def test_every_setting_reaches_the_operator(render: Any, values: Any, tmp_path: 
     expected = {
         "namespaces": ("team",), "leader_election": True, "lease_namespace": "team",
         "lease_name": "some-lease", "http_host": "127.0.0.1", "http_port": 9191, "concurrency": 5,
-        "resync_seconds": 1_000_000.0, "watch_seconds": 20, "log_format": "text",
-        "log_level": "DEBUG",
+        "resync_seconds": 1_000_000.0, "watch_seconds": 20, "drain_seconds": 90.0,
+        "control_plane_url_template": "http://{service}.{namespace}.example:8000",
+        "log_format": "text", "log_level": "DEBUG",
     }  # fmt: skip
     assert {name: getattr(found, name) for name in expected} == expected
     assert found.defaults == OperatorDefaults(
@@ -149,7 +150,10 @@ def test_defaults_of_the_chart_are_the_operators(render: Any) -> None:
     image = f"ghcr.io/llamadeploy/llamadeploy:{__version__}"
     assert found.defaults == OperatorDefaults(runtime_image=image, operator_namespace="sys")
     bare = settings({})
-    for name in ("concurrency", "resync_seconds", "watch_seconds", "http_port", "log_level"):
+    for name in (
+        "concurrency", "resync_seconds", "watch_seconds", "http_port", "log_level", "drain_seconds",
+        "control_plane_url_template",
+    ):  # fmt: skip
         assert getattr(found, name) == getattr(bare, name), name
     assert (found.lease_namespace, found.lease_name) == ("sys", "release-llamadeploy-operator")
 

@@ -43,6 +43,7 @@ class ChangeSet:
         applied: created or changed.
         unchanged: found as they should be; nothing was sent.
         deleted: no longer wanted.
+        draining: no longer wanted, and kept until their tasks have ended.
         waiting: being deleted by somebody; to be made again when they are gone.
         problems: what could not be done, and the cure.
     """
@@ -50,6 +51,7 @@ class ChangeSet:
     applied: list[ObjectKey] = field(default_factory=list)
     unchanged: list[ObjectKey] = field(default_factory=list)
     deleted: list[ObjectKey] = field(default_factory=list)
+    draining: set[ObjectKey] = field(default_factory=set)
     waiting: list[ObjectKey] = field(default_factory=list)
     problems: list[Problem] = field(default_factory=list)
 

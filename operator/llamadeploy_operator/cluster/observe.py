@@ -17,6 +17,7 @@ from llamadeploy_operator.cluster.kinds import (
     Kind,
 )
 from llamadeploy_operator.desired import LiveWorkload
+from llamadeploy_operator.draining import removed_at
 from llamadeploy_operator.observed import (
     Observed,
     ObservedClaim,
@@ -202,6 +203,7 @@ def _services(cache: Cache, namespace: str, deployment: str, uid: str) -> tuple[
                 ready=status.get("readyReplicas", 0),
                 commit=(status.get("source") or {}).get("commit"),
                 conditions=conditions(status),
+                draining=removed_at(body) is not None,
             )
         )
     return tuple(sorted(found, key=lambda item: item.name))

@@ -332,6 +332,10 @@ class ControlPlane:
         """Cancel every unfinished task; return how many, once those who wait have heard of it."""
         return await self._tasks.end_all(reason)
 
+    async def end_service(self, name: str, reason: str) -> int:
+        """Cancel every unfinished task of a service, known (any more) or not; return how many."""
+        return await self._tasks.end_all(reason, name)
+
     async def list_tasks(self, session_id: str | None = None) -> list[TaskDefinition]:
         """Definitions, oldest first. Raises NotFoundError: no such session."""
         return await self._tasks.definitions(session_id)

@@ -125,6 +125,7 @@ def _scaling(load: ServiceLoad, workers: dict[str, Any] | None, now: float) -> S
         ready=load.queued,
         unacked=max(0, sum(load.running.values()) - load.custody),
         custody=load.custody,
+        parked=load.waiting + load.blocked,
         oldest_seconds=0.0 if since is None else max(0.0, now - since),
         replicas=replicas,
     )

@@ -7,6 +7,8 @@ import contextlib
 import logging
 import time
 
+import msgspec
+
 from llamadeploy.control_plane.services import Services
 from llamadeploy.control_plane.sessions import NO_SESSION, Sessions
 from llamadeploy.control_plane.validation import (
@@ -305,17 +307,24 @@ class Tasks:
         await self._sessions.settled()
         return await self._store.find_tasks(query)
 
-    async def end_all(self, reason: str) -> int:
-        """Cancel every unfinished task and let whoever waits hear of it. Returns how many."""
+    async def end_all(self, reason: str, service: str | None = None) -> int:
+        """Cancel every unfinished task (of one service) and let whoever waits hear of it. Returns
+        how many."""
         ended = 0
-        while records := await self._store.find_tasks(_UNFINISHED):
+        query = msgspec.structs.replace(_UNFINISHED, service=service)
+        while records := await self._store.find_tasks(query):
             for record in records:
                 try:
                     cancelled = await self._store.cancel(record.task_id, reason)
                 except NotFoundError:
                     continue  # its session was deleted meanwhile
                 ended += cancelled.changed
+                if service is not None:
+                    # Its session, or a caller's, goes on with another service.
+                    await self._outbox.publish(cancelled.publish)
                 await self._outbox.nudge(ActionTypes.CANCEL_TASK, cancelled.nudge)
+        if service is not None:
+            return ended  # the control plane goes on: whoever waits hears of it
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._nobody_waits.wait(), _HEARING_SECONDS)
         return ended

@@ -177,7 +177,8 @@ async def test_scaling_counts_what_a_worker_could_help_with(plane: Any) -> None:
         scaling = await plane.get(path)
         assert scaling.pop("oldest_seconds") >= 0
         assert scaling == {
-            "ready": 1, "unacked": 1, "custody": 0, "replicas": [{"name": "w1", "in_flight": 1}],
+            "ready": 1, "unacked": 1, "custody": 0, "parked": 1,
+            "replicas": [{"name": "w1", "in_flight": 1}],
         }  # fmt: skip
     await plane.post(f"{D}/tasks/{ready['task_id']}/cancel")
     assert (await plane.get("/services/slow/scaling"))["ready"] == 0
@@ -289,3 +290,23 @@ async def test_waiting_for_an_unknown_task_counts_nobody(plane: Any) -> None:
         await plane.control_plane.wait_result("none", 5)
     async with asyncio.timeout(1):
         assert await plane.control_plane.end_all_tasks("nothing") == 0
+
+
+@pytest.mark.parametrize("prefix", ["", D])
+async def test_the_tasks_of_one_service_are_ended_with_a_reason(plane: Any, prefix: str) -> None:
+    run = await started(plane)
+    behind = await plane.post(f"{D}/tasks/create?session_id={run.session_id}", body("slow"))
+    queued = [await plane.post(f"{D}/tasks/create", body("slow")) for _ in range(3)]
+    other = await started(plane, "ask")
+    reply = await plane.post(f"{prefix}/services/slow/end", {"reason": "it was removed"})
+    assert reply == {"ended": 5}
+    for task in (behind, *queued):
+        record = await plane.control_plane.wait_result(task["task_id"], 10)
+        assert "it was removed" in record.result
+        status = await plane.get(f"{D}/tasks/{task['task_id']}")
+        assert status["state"] == "cancelled"
+    assert (await plane.get(f"{D}/tasks/{other.task_id}"))["state"] == "running"
+    scaling = await plane.get("/services/slow/scaling")
+    assert [scaling[name] for name in ("ready", "unacked", "custody", "parked")] == [0] * 4
+    assert await plane.post(f"{prefix}/services/none/end", {"reason": "x"}) == {"ended": 0}
+    await plane.post(f"{prefix}/services/slow/end", {"reason": ""}, 422)

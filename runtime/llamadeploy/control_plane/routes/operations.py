@@ -28,6 +28,18 @@ class ScaleRequest(BaseModel):
     replicas: int = Field(ge=0, le=MAX_REPLICAS)
 
 
+class EndRequest(BaseModel):
+    """Body of ``end``; ``reason`` becomes the tasks' result."""
+
+    reason: str = Field(min_length=1, max_length=500)
+
+
+class EndReply(BaseModel):
+    """How many tasks were ended."""
+
+    ended: int
+
+
 class LogFormat(StrEnum):
     """``?format=``: lines for people, or one JSON object per line."""
 
@@ -61,6 +73,14 @@ def service_operations_router(provider: Provider) -> APIRouter:
     ) -> None:
         """Have that many replicas until the next reload. Answers when they are ready."""
         await plane.operations.scale(service_name, request.replicas)
+
+    @router.post("/{service_name}/end")
+    async def end_service(
+        service_name: str, request: EndRequest, plane: ControlPlane = provider
+    ) -> EndReply:
+        """Cancel all unfinished tasks of a service, which need not be known any more. It takes
+        tasks as before: deregister it first where it is to end. Idempotent."""
+        return EndReply(ended=await plane.end_service(service_name, request.reason))
 
     return router
 

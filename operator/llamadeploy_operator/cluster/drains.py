@@ -1,0 +1,132 @@
+"""WorkflowServices of removed inline services: kept until their tasks have ended."""
+
+from __future__ import annotations
+
+import base64
+import logging
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from llamadeploy_operator import names
+from llamadeploy_operator.cluster.api import Api, ApiError
+from llamadeploy_operator.cluster.cache import Cache, ObjectKey
+from llamadeploy_operator.cluster.control_planes import Address, ControlPlaneError, ControlPlanes
+from llamadeploy_operator.cluster.kinds import SECRET, WORKFLOW_SERVICE
+from llamadeploy_operator.desired import DeploymentContext
+from llamadeploy_operator.desired.plan import Plan
+from llamadeploy_operator.draining import may_end, removed_at, stamp
+
+logger = logging.getLogger(__name__)
+
+Json = dict[str, Any]
+
+REASON = "the service was removed from the deployment"
+
+
+class Drains:
+    """Decides which removed services stay for now.
+
+    Args:
+        limit: seconds after which tasks are ended.
+        url_template: of control planes' URLs, for an operator outside of the cluster;
+            ``{service}`` and ``{namespace}`` are the control plane's Service.
+    """
+
+    def __init__(
+        self,
+        api: Api,
+        cache: Cache,
+        control_planes: ControlPlanes,
+        limit: float,
+        url_template: str | None = None,
+    ) -> None:
+        self._api = api
+        self._cache = cache
+        self._control_planes = control_planes
+        self._limit = limit
+        self._template = url_template
+
+    async def settle(self, context: DeploymentContext, keep: set[ObjectKey]) -> set[ObjectKey]:
+        """See to the WorkflowServices of ``context`` that are not in ``keep``; gives those that
+        are to stay for now. One that is in ``keep`` and drained goes on as before.
+
+        Raises:
+            ApiError: the API server fails; nothing is to be deleted then.
+        """
+        staying = set()
+        for key, body in self._children(context.owner.uid):
+            since = removed_at(body)
+            if key in keep:
+                if since is not None:
+                    await self._mark(key, body, None)
+            elif not self._has_successor(context, key, body):
+                if since is None:
+                    since = time.time()
+                    await self._mark(key, body, stamp(since))
+                if not await self._ended(context, _wire_name(key, body), since):
+                    staying.add(key)
+        return staying
+
+    async def _ended(self, context: DeploymentContext, service: str, since: float) -> bool:
+        address = await self._address(context)
+        try:
+            depth = await self._control_planes.depth(address, service)
+            if not may_end(depth, since, time.time(), self._limit):
+                return False
+            # Also where there seems to be none left: one may have come meanwhile.
+            ended = await self._control_planes.end(address, service, REASON)
+        except ControlPlaneError as error:
+            logger.warning("service %s was removed and is kept: %s", service, error)
+            return False
+        logger.info("service %s was removed; %d tasks were ended", service, ended)
+        return True
+
+    async def _address(self, context: DeploymentContext) -> Address:
+        owner = context.owner
+        try:
+            secret = await self._api.get(SECRET, owner.namespace, names.internal_secret(owner.name))
+        except ApiError as error:
+            if not error.not_found:
+                raise
+            secret = {}
+        token = base64.b64decode((secret.get("data") or {}).get(names.API_TOKEN, "")).decode()
+        url = Plan.of(context, context.defaults).control_plane_url
+        if self._template is not None:
+            service = names.control_plane(owner.name)
+            url = self._template.format(service=service, namespace=owner.namespace).rstrip("/")
+        return Address(url, token)
+
+    async def _mark(self, key: ObjectKey, body: Json, text: str | None) -> None:
+        metadata = {
+            "uid": body["metadata"]["uid"],
+            "annotations": {names.REMOVED_ANNOTATION: text},
+        }
+        patch = {"metadata": metadata}
+        self._cache.put(
+            key.kind, await self._api.merge_patch(*key, patch, fieldManager=names.MANAGER)
+        )
+
+    def _children(self, uid: str) -> Iterator[tuple[ObjectKey, Json]]:
+        """Those that the operator made and nobody deletes yet."""
+        yield from self._present(sorted(self._cache.owned_by(uid)))
+
+    def _present(self, keys: Iterable[ObjectKey]) -> Iterator[tuple[ObjectKey, Json]]:
+        for key in keys:
+            body = self._cache.get(*key) if key.kind == WORKFLOW_SERVICE else None
+            if body is None or body["metadata"].get("deletionTimestamp"):
+                continue
+            yield key, body
+
+    def _has_successor(self, context: DeploymentContext, key: ObjectKey, body: Json) -> bool:
+        """Whether another WorkflowService has the same service: then its tasks are that one's."""
+        found = self._present(self._cache.services_of(context.owner.namespace, context.owner.name))
+        return any(
+            other != key and _wire_name(other, each) == _wire_name(key, body)
+            for other, each in found
+        )
+
+
+def _wire_name(key: ObjectKey, body: Json) -> str:
+    found: str = body["spec"].get("serviceName") or key.name
+    return found

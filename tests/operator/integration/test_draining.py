@@ -1,0 +1,195 @@
+"""Removed services, on a real API server and with a real control plane."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from e2e.cluster.process import Process, free_port
+from e2e.operator_process import (
+    ROOT,
+    Namespace,
+    OperatorProcess,
+    deployment,
+    eventually,
+    service,
+)
+from llamadeploy_operator import names
+
+Start = Callable[..., OperatorProcess]
+
+
+class ControlPlaneProcess(Process):
+    """``llamadeploy control-plane`` on loopback, with a store that outlives it."""
+
+    def __init__(self, folder: Path) -> None:
+        ports = {name: free_port() for name in ("port", "queue-port", "metrics-port")}
+        self.url = f"http://127.0.0.1:{ports['port']}"
+        self.token = ""
+        self.settings = {
+            "LLAMADEPLOY_DEPLOYMENT": "d",
+            "LLAMADEPLOY_NAMESPACE": "ns.d",
+            "LLAMADEPLOY_QUEUE_TYPE": "simple",
+            "LLAMADEPLOY_STATE_STORE_URI": f"sqlite:///{folder}/state.db",
+            "LLAMADEPLOY_DEFAULT_SERVICE": "echo",
+        }
+        command = [sys.executable, "-m", "llamadeploy", "control-plane", "--host", "127.0.0.1"]
+        for name, port in ports.items():
+            command += [f"--{name}", str(port)]
+        path = {"PYTHONPATH": str(ROOT / "runtime")}
+        self.environment = {**os.environ, **self.settings, **path}
+        super().__init__("control-plane", command, folder, self.environment)
+
+    def start_with(self, token: str) -> None:
+        self.token = token
+        self._env = {**self.environment, "LLAMADEPLOY_API_TOKEN": token}
+        self.start()
+        eventually(self.answers, "the control plane answers", 60)
+
+    def answers(self) -> bool:
+        try:
+            return self.ask("GET", "/services") is not None
+        except httpx.HTTPError:
+            return False
+
+    def ask(self, method: str, path: str, body: Any = None) -> Any:
+        headers = {"Authorization": f"Bearer {self.token}"}
+        url = f"{self.url}{path}"
+        answer = httpx.request(method, url, json=body, headers=headers, trust_env=False)
+        answer.raise_for_status()
+        return answer.json()
+
+    def task(self, service: str) -> tuple[str, str]:
+        """An unfinished one: nobody works here. Session and task."""
+        self.ask("POST", "/services/register", {"service_name": service, "description": "x"})
+        body = {"input": json.dumps({}), "service_id": service}
+        made = self.ask("POST", "/deployments/d/tasks/create", body)
+        return made["session_id"], made["task_id"]
+
+    def status(self, task: str) -> Any:
+        return self.ask("GET", f"/deployments/d/tasks/{task}")
+
+
+@pytest.fixture
+def control_plane(tmp_path: Path) -> Iterator[ControlPlaneProcess]:
+    process = ControlPlaneProcess(tmp_path)
+    yield process
+    process.stop()
+
+
+def looked(operator: OperatorProcess, times: int = 6) -> None:
+    done = operator.reconciled()
+    eventually(lambda: operator.reconciled() >= done + times, "it looks again", 60)
+
+
+def draining(space: Namespace) -> bool:
+    return space.condition("ldep", "d", "Progressing")[1] == "DrainingService"
+
+
+def annotated(space: Namespace) -> bool:
+    found = space.get("wfs", "d-old")["metadata"].get("annotations") or {}
+    return names.REMOVED_ANNOTATION in found
+
+
+def token_of(space: Namespace) -> str:
+    data = space.get("secret", "d-internal")["data"]
+    return base64.b64decode(data["api-token"]).decode()
+
+
+def test_a_removed_service_drains_and_its_time_is_limited(
+    space: Namespace, start_operator: Start, control_plane: ControlPlaneProcess
+) -> None:
+    arguments = (
+        "--namespace", space.name, "--resync-seconds", "0.25",
+        "--control-plane-url-template", control_plane.url,
+    )  # fmt: skip
+    operator = start_operator(*arguments)
+    operator.wait_working()
+    both, one = [service("echo"), service("old")], [service("echo")]
+    space.create("ldep", deployment(services=both))
+    eventually(lambda: "d-old-worker" in space.names("deployment"), "the worker is there")
+    uid = space.get("wfs", "d-old")["metadata"]["uid"]
+
+    # Unreachable: held.
+    space.patch("ldep", "d", {"spec": {"services": one}})
+    eventually(lambda: draining(space), "it drains")
+    looked(operator)
+    assert annotated(space)
+    assert "service old was removed and is kept" in operator.tail()
+    control_plane.start_with(token_of(space))
+    # Nothing there: gone.
+    eventually(lambda: "d-old" not in space.names("wfs"), "it goes")
+    assert not draining(space)
+
+    # Removed with a task, and put back: it goes on.
+    space.patch("ldep", "d", {"spec": {"services": both}})
+    made = eventually(lambda: space.find("wfs", "d-old"), "it is there again")
+    assert made["metadata"]["uid"] != uid
+    session, task = control_plane.task("old")
+    space.patch("ldep", "d", {"spec": {"services": one}})
+    eventually(lambda: draining(space) and annotated(space), "it drains")
+    space.patch("ldep", "d", {"spec": {"services": both}})
+    eventually(lambda: not annotated(space) and not draining(space), "it goes on")
+    assert space.get("wfs", "d-old")["metadata"]["uid"] == made["metadata"]["uid"]
+
+    # Removed with a task: it stays until that has ended.
+    space.patch("ldep", "d", {"spec": {"services": one}})
+    eventually(lambda: draining(space) and annotated(space), "it drains")
+    looked(operator)
+    assert "d-old-worker" in space.names("deployment")
+    assert control_plane.status(task)["state"] == "queued"
+    control_plane.ask("POST", f"/sessions/{session}/tasks/{task}/cancel")
+    eventually(lambda: "d-old" not in space.names("wfs"), "it goes")
+    assert "old" not in [each["service_name"] for each in control_plane.ask("GET", "/services")]
+
+    # The limit holds across a restart of the operator, and ends the task with an error.
+    space.patch("ldep", "d", {"spec": {"services": both}})
+    eventually(lambda: space.find("wfs", "d-old"), "it is there again")
+    _, task = control_plane.task("old")
+    _, other = control_plane.task("echo")
+    space.patch("ldep", "d", {"spec": {"services": one}})
+    eventually(lambda: draining(space) and annotated(space), "it drains")
+    operator.stop()
+    assert control_plane.status(task)["state"] == "queued"
+    start_operator(*arguments, "--drain-seconds", "1").wait_working()
+    eventually(lambda: "d-old" not in space.names("wfs"), "it goes")
+    assert control_plane.status(task)["state"] == "cancelled"
+    assert control_plane.status(other)["state"] == "queued"
+
+
+def test_a_service_that_goes_on_under_another_resource_keeps_its_tasks(
+    space: Namespace, start_operator: Start, control_plane: ControlPlaneProcess
+) -> None:
+    operator = start_operator(
+        "--namespace", space.name, "--resync-seconds", "0.25",
+        "--control-plane-url-template", control_plane.url,
+    )  # fmt: skip
+    operator.wait_working()
+    space.create("ldep", deployment(services=[service("echo"), service("old")]))
+    eventually(lambda: "d-old-worker" in space.names("deployment"), "the worker is there")
+    control_plane.start_with(token_of(space))
+    _, task = control_plane.task("old")
+    own = {key: value for key, value in service("old").items() if key != "name"}
+    spec = {"deploymentRef": {"name": "d"}, "serviceName": "old", **own}
+    space.create(
+        "wfs",
+        {
+            "apiVersion": "llamadeploy.io/v1alpha1",
+            "kind": "WorkflowService",
+            "metadata": {"name": "moved"},
+            "spec": spec,
+        },
+    )
+    space.patch("ldep", "d", {"spec": {"services": [service("echo")]}})
+    eventually(lambda: "d-old" not in space.names("wfs"), "the former goes")
+    eventually(lambda: "moved-worker" in space.names("deployment"), "the other one works")
+    looked(operator)
+    assert control_plane.status(task)["state"] == "queued"
