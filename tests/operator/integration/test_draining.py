@@ -94,6 +94,18 @@ def draining(space: Namespace) -> bool:
     return space.condition("ldep", "d", "Progressing")[1] == "DrainingService"
 
 
+def start_pod(space: Namespace) -> bool:
+    """Say of the control plane's pod what a node would: before that a rollout is what the status
+    tells of."""
+    for pod in space.list("pod"):
+        if pod["metadata"]["name"].startswith("d-control-plane-"):
+            ready = {"type": "Ready", "status": "True"}
+            status = {"phase": "Running", "conditions": [ready]}
+            space.patch("pod", pod["metadata"]["name"], {"status": status}, "status")
+            return True
+    return False
+
+
 def annotated(space: Namespace) -> bool:
     found = space.get("wfs", "d-old")["metadata"].get("annotations") or {}
     return names.REMOVED_ANNOTATION in found
@@ -117,6 +129,7 @@ def test_a_removed_service_drains_and_its_time_is_limited(
     space.create("ldep", deployment(services=both))
     eventually(lambda: "d-old-worker" in space.names("deployment"), "the worker is there")
     uid = space.get("wfs", "d-old")["metadata"]["uid"]
+    eventually(lambda: start_pod(space), "the control plane's pod is there")
 
     # Unreachable: held.
     space.patch("ldep", "d", {"spec": {"services": one}})
