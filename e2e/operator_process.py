@@ -234,7 +234,11 @@ def settled(space: Namespace, operator: OperatorProcess) -> None:
 
 def grant(api: Api, user: str) -> None:
     """What the chart gives: a ClusterRole, and a Role for the Lease."""
-    subject = {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"}
+    subjects = [
+        {"kind": "User", "name": user, "apiGroup": "rbac.authorization.k8s.io"},
+        # What an existing cluster knows the operator by.
+        {"kind": "ServiceAccount", "name": user, "namespace": SYSTEM},
+    ]
     base = "/apis/rbac.authorization.k8s.io/v1"
     name = f"test-{user}"
     for namespace, rules in ((None, rbac.RULES), (SYSTEM, (rbac.LEASE_RULE,))):
@@ -246,7 +250,7 @@ def grant(api: Api, user: str) -> None:
                 "kind": role["kind"],
                 "name": name,
             },
-            "subjects": [subject],
+            "subjects": subjects,
         }
         if namespace is None:
             targets = (("clusterroles", role), ("clusterrolebindings", binding))

@@ -2,8 +2,10 @@
 
 By default one that the run starts itself (``e2e/cluster``: etcd, kube-apiserver and
 kube-controller-manager on free loopback ports). ``LLAMADEPLOY_TEST_CLUSTER=existing`` takes the
-cluster of ``KUBECONFIG`` instead; it gets our custom resource definitions and short-lived
-namespaces. KUBECONFIG alone is not looked at, so that nobody's cluster is written to by accident.
+cluster of ``KUBECONFIG`` instead; it gets our custom resource definitions, short-lived namespaces,
+and, to stay, the operator's namespace with a ServiceAccount and its rights; tests that need the
+audit log or a proxy are skipped. KUBECONFIG alone is not looked at, so that nobody's cluster is
+written to by accident.
 """
 
 from __future__ import annotations
@@ -33,7 +35,9 @@ from e2e.cluster.build import (  # noqa: E402
     kwok_binary,
 )
 from e2e.cluster.control_plane import ControlPlane  # noqa: E402
+from e2e.cluster.service_account import service_account_kubeconfig  # noqa: E402
 from e2e.cluster.simulated_nodes import SimulatedNodes  # noqa: E402
+from e2e.operator_process import SYSTEM  # noqa: E402
 
 CRDS = tuple(sorted((ROOT / "crds").glob("*.yaml")))
 
@@ -46,11 +50,13 @@ class ApiServer:
         kubeconfig: of an administrator.
         api: a plain client with those credentials.
         control_plane: its processes; None for an existing cluster.
+        folder: for kubeconfigs of an existing cluster.
     """
 
     kubeconfig: Path
     api: Api
     control_plane: ControlPlane | None = None
+    folder: Path | None = None
 
     @property
     def audit(self) -> AuditLog:
@@ -60,9 +66,11 @@ class ApiServer:
         return self.control_plane.audit
 
     def kubeconfig_for(self, user: str) -> Path:
-        """Of a user of ``e2e.cluster.control_plane.USERS``; skips on an existing cluster."""
+        """Of a user of ``e2e.cluster.control_plane.USERS``; on an existing cluster, of the
+        ServiceAccount of that name which is made there."""
         if self.control_plane is None:
-            pytest.skip("an existing cluster has users of its own")
+            assert self.folder is not None
+            return service_account_kubeconfig(self.api, SYSTEM, user, self.folder)
         return self.control_plane.kubeconfig_for(user)
 
 
@@ -114,7 +122,8 @@ def api_server() -> Iterator[ApiServer]:
     if given is not None:
         api = Api(given)
         api.install_crds(*CRDS)
-        yield ApiServer(given, api)
+        with tempfile.TemporaryDirectory(prefix="cluster-") as folder:
+            yield ApiServer(given, api, folder=Path(folder))
         api.close()
         return
     binary = _require(cluster_binary)
