@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 from e2e.cluster.api import Api
 from e2e.cluster.fault_proxy import FaultProxy
+from e2e.control_plane_process import ControlPlaneProcess
 from e2e.operator_process import SYSTEM, Namespace, OperatorProcess, create_once, grant
 
 
@@ -94,3 +95,10 @@ def make_proxy(api_server: Any) -> Iterator[Callable[[], FaultProxy]]:
     yield make
     for proxy in proxies:
         proxy.stop()
+
+
+@pytest.fixture
+def control_plane(tmp_path: Path) -> Iterator[ControlPlaneProcess]:
+    process = ControlPlaneProcess(tmp_path)
+    yield process
+    process.stop()

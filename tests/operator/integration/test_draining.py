@@ -3,19 +3,10 @@
 from __future__ import annotations
 
 import base64
-import json
-import os
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
-import httpx
-import pytest
-
-from e2e.cluster.process import Process, free_port
+from e2e.control_plane_process import ControlPlaneProcess
 from e2e.operator_process import (
-    ROOT,
     Namespace,
     OperatorProcess,
     deployment,
@@ -25,64 +16,6 @@ from e2e.operator_process import (
 from llamadeploy_operator import names
 
 Start = Callable[..., OperatorProcess]
-
-
-class ControlPlaneProcess(Process):
-    """``llamadeploy control-plane`` on loopback, with a store that outlives it."""
-
-    def __init__(self, folder: Path) -> None:
-        ports = {name: free_port() for name in ("port", "queue-port", "metrics-port")}
-        self.url = f"http://127.0.0.1:{ports['port']}"
-        self.token = ""
-        self.settings = {
-            "LLAMADEPLOY_DEPLOYMENT": "d",
-            "LLAMADEPLOY_NAMESPACE": "ns.d",
-            "LLAMADEPLOY_QUEUE_TYPE": "simple",
-            "LLAMADEPLOY_STATE_STORE_URI": f"sqlite:///{folder}/state.db",
-            "LLAMADEPLOY_DEFAULT_SERVICE": "echo",
-        }
-        command = [sys.executable, "-m", "llamadeploy", "control-plane", "--host", "127.0.0.1"]
-        for name, port in ports.items():
-            command += [f"--{name}", str(port)]
-        path = {"PYTHONPATH": str(ROOT / "runtime")}
-        self.environment = {**os.environ, **self.settings, **path}
-        super().__init__("control-plane", command, folder, self.environment)
-
-    def start_with(self, token: str) -> None:
-        self.token = token
-        self._env = {**self.environment, "LLAMADEPLOY_API_TOKEN": token}
-        self.start()
-        eventually(self.answers, "the control plane answers", 60)
-
-    def answers(self) -> bool:
-        try:
-            return self.ask("GET", "/services") is not None
-        except httpx.HTTPError:
-            return False
-
-    def ask(self, method: str, path: str, body: Any = None) -> Any:
-        headers = {"Authorization": f"Bearer {self.token}"}
-        url = f"{self.url}{path}"
-        answer = httpx.request(method, url, json=body, headers=headers, trust_env=False)
-        answer.raise_for_status()
-        return answer.json()
-
-    def task(self, service: str) -> tuple[str, str]:
-        """An unfinished one: nobody works here. Session and task."""
-        self.ask("POST", "/services/register", {"service_name": service, "description": "x"})
-        body = {"input": json.dumps({}), "service_id": service}
-        made = self.ask("POST", "/deployments/d/tasks/create", body)
-        return made["session_id"], made["task_id"]
-
-    def status(self, task: str) -> Any:
-        return self.ask("GET", f"/deployments/d/tasks/{task}")
-
-
-@pytest.fixture
-def control_plane(tmp_path: Path) -> Iterator[ControlPlaneProcess]:
-    process = ControlPlaneProcess(tmp_path)
-    yield process
-    process.stop()
 
 
 def looked(operator: OperatorProcess, times: int = 6) -> None:

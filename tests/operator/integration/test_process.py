@@ -10,6 +10,7 @@ from typing import Any
 
 from e2e.cluster.api import Api
 from e2e.cluster.fault_proxy import FaultProxy
+from e2e.control_plane_process import ControlPlaneProcess
 from e2e.operator_process import (
     GROUP,
     Namespace,
@@ -265,12 +266,19 @@ def test_a_namespace_with_200_resources_goes_without_the_operator(
 
 
 def test_each_right_is_used_and_none_is_missing(
-    space: Namespace, start_operator: Start, api_server: Any
+    space: Namespace,
+    start_operator: Start,
+    api_server: Any,
+    control_plane: ControlPlaneProcess,
 ) -> None:
     """With exactly the listed rights; what seldom happens is made to happen here."""
     audit = api_server.audit
     audit.mark()
-    operator = start_operator("--namespace", space.name, "--resync-seconds", "0.25")
+    control_plane.start_with("")  # which a removed service is asked of
+    operator = start_operator(
+        "--namespace", space.name, "--resync-seconds", "0.25",
+        "--control-plane-url-template", control_plane.url,
+    )  # fmt: skip
     operator.wait_working()
 
     def unused() -> set[tuple[str, str, str]]:
