@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench bench-operator chaos dev openapi crds charts manifests lock clean
+.PHONY: help demo test lint bench bench-operator chaos dev openapi reference site crds charts manifests lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -37,6 +37,12 @@ dev: $(VENV)/.dev ## Make the development environment in .venv
 openapi: $(VENV)/.dev ## Write docs/apiserver.json and docs/control_plane.json
 	$(BIN)/python -m llamadeploy.api_server.openapi docs
 
+reference: $(VENV)/.dev ## Write docs/reference/*.md from the definitions, the settings and the OpenAPI documents
+	$(BIN)/python -m docs.site
+
+site: $(VENV)/.dev ## Build docs/ as a web site into dist/site, warnings as errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 crds: $(VENV)/.dev ## Write crds/*.yaml from the models
 	$(BIN)/python -m llamadeploy_operator.models.crd crds
 
@@ -52,6 +58,9 @@ lock: $(VENV)/.dev ## Renew requirements/*.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header pyproject.toml --group dev -c requirements/runtime.lock \
 	  -o requirements/dev.lock
+	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
+	  --no-emit-index-url --no-header --no-annotate --group docs -c requirements/dev.lock \
+	  -o requirements/docs.lock
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \
 	  --no-emit-index-url --no-header --no-annotate pyproject.toml --extra redis --extra rabbitmq \
 	  --extra postgresql --extra operator -c requirements/runtime.lock -o requirements/image.lock
@@ -73,6 +82,7 @@ $(VENV)/.runtime: requirements/runtime.lock pyproject.toml | $(BIN)/uv
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --no-deps -e .
 	@touch $@
 
-$(VENV)/.dev: requirements/dev.lock $(VENV)/.runtime
+$(VENV)/.dev: requirements/dev.lock requirements/docs.lock $(VENV)/.runtime
 	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --require-hashes -r requirements/dev.lock
+	@VIRTUAL_ENV=$(VENV) $(BIN)/uv pip install -q --require-hashes -r requirements/docs.lock
 	@touch $@

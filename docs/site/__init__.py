@@ -1,0 +1,1 @@
+"""What the site is made with: pages written from the code, links out of ``docs/``."""
