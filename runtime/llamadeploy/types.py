@@ -244,15 +244,21 @@ class ServiceScaling(BaseModel):
     ``ready`` tasks no worker has started, ``unacked`` ones are in work and their message is not
     acknowledged, ``custody`` ones are in work and it is; ``oldest_seconds`` is how long the first
     ready one has waited. ``parked`` ones wait for an event, or behind another one of their session:
-    no worker could help them.
+    no worker could help them. ``backlog`` is the sum of the first three. ``version`` changes with
+    everything but time; given back as ``?version=`` with ``?wait=`` it makes the next reply wait
+    for a change. ``problem``: why more or fewer workers would not help now (the message queue is
+    away); whoever scales leaves them as they are.
     """
 
     ready: int = 0
     unacked: int = 0
     custody: int = 0
     parked: int = 0
+    backlog: int = 0
     oldest_seconds: float = 0.0
     replicas: list[ReplicaLoad] = Field(default_factory=list)
+    version: str = ""
+    problem: str | None = None
 
 
 class ServiceStatus(BaseModel):

@@ -19,13 +19,25 @@ class ServiceOperations(Model):
         super().__init__(client, id)
         self._url = f"{owner_url}/services"
 
-    async def scaling(self, service_name: str) -> ServiceScaling:
+    async def scaling(
+        self, service_name: str, *, wait: float = 0, version: str = ""
+    ) -> ServiceScaling:
         """The service's unfinished work, for an autoscaler.
 
+        Args:
+            wait: seconds; with the ``version`` of an earlier reply this one comes as soon as that
+                does not hold any more, or after this time.
+
         Raises:
-            ServerError: 404, no such service.
+            ServerError: 404, no such service; 503, the state store is away.
         """
-        response = await self.client.transport.request("GET", f"{self._url}/{service_name}/scaling")
+        transport = self.client.transport
+        response = await transport.request(
+            "GET",
+            f"{self._url}/{service_name}/scaling",
+            params={"wait": wait, "version": version} if wait else None,
+            timeout=transport.longer(wait),
+        )
         return ServiceScaling.model_validate(response.json())
 
     async def stop(self, service_name: str) -> None:

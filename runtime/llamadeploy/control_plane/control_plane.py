@@ -115,7 +115,7 @@ class ControlPlane:
             on_publish=on_publish,
         )
         self._services = Services(store, deployment=name, default=default_service)
-        self.operations = ServiceOperations(store, self._services)
+        self.operations = ServiceOperations(store, self._services, self.queue_trouble)
         self._sessions = Sessions(store, self._outbox)
         self._calls = Calls(store, self._outbox, self._services)
         # Also with the simple rules: a task of an earlier, custom orchestrator may wait for them.

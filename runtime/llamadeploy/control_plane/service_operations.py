@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+from llamadeploy.control_plane.loads import Loads, Trouble
 from llamadeploy.control_plane.services import Services
 from llamadeploy.control_plane.worker_control import LogLine, WorkerControl
 from llamadeploy.exceptions import UnsupportedFeatureError
 from llamadeploy.state_stores.base import StateStore
 from llamadeploy.state_stores.records import ServiceLoad
-from llamadeploy.types import ReplicaLoad, ServiceDefinition, ServiceScaling, ServiceStatus
+from llamadeploy.types import ServiceDefinition, ServiceScaling, ServiceStatus
 
 _OF_WORKERS = ("state", "replicas", "ready_replicas", "restarts", "last_error")
 
@@ -19,13 +19,17 @@ _OF_WORKERS = ("state", "replicas", "ready_replicas", "restarts", "last_error")
 class ServiceOperations:
     """Use cases about services as a whole.
 
+    Args:
+        queue_trouble: why the message queue gives nobody a task; empty when it does.
+
     Attributes:
         worker_control: runs the workers, where that is this process.
     """
 
-    def __init__(self, store: StateStore, services: Services) -> None:
+    def __init__(self, store: StateStore, services: Services, queue_trouble: Trouble) -> None:
         self._store = store
         self._services = services
+        self._loads = Loads(store, queue_trouble, lambda name: self._worker_statuses().get(name))
         self.worker_control: WorkerControl | None = None
 
     async def statuses(self) -> list[ServiceStatus]:
@@ -41,8 +45,13 @@ class ServiceOperations:
     async def scaling(self, name: str) -> ServiceScaling:
         """A service's unfinished work. Raises NotFoundError."""
         await self._services.get(name)
-        load = await self._store.service_load(name)
-        return _scaling(load, self._worker_statuses().get(name), time.time())
+        return await self._loads.look(name)
+
+    async def scaling_changed(self, name: str, version: str, seconds: float) -> ServiceScaling:
+        """The same as soon as it differs from ``version``, or after that time. Raises
+        NotFoundError."""
+        await self._services.get(name)
+        return await self._loads.changed(name, version, seconds)
 
     async def stop(self, name: str) -> None:
         """End its workers; its tasks queue.
@@ -108,24 +117,4 @@ def _status(
         running=sum(load.running.values()),
         waiting=load.waiting,
         **known,
-    )
-
-
-def _scaling(load: ServiceLoad, workers: dict[str, Any] | None, now: float) -> ServiceScaling:
-    """Workers that this process does not run are known by what they do."""
-    since = load.oldest_queued_at
-    if workers is None:
-        replicas = [ReplicaLoad(name=name, in_flight=n) for name, n in load.running.items()]
-    else:
-        replicas = [
-            ReplicaLoad(name=each["name"], in_flight=load.running.get(each["worker_id"] or "", 0))
-            for each in workers["workers"]
-        ]
-    return ServiceScaling(
-        ready=load.queued,
-        unacked=max(0, sum(load.running.values()) - load.custody),
-        custody=load.custody,
-        parked=load.waiting + load.blocked,
-        oldest_seconds=0.0 if since is None else max(0.0, now - since),
-        replicas=replicas,
     )

@@ -203,6 +203,11 @@ class StateStore(ExecutionStore, Protocol):
 
     def follow(self, task_id: str) -> Follower: ...
 
+    def follow_all(self) -> Follower:
+        """Wakes at a change of any task, made here or in another process. During an outage some
+        may go unnoticed: look now and then."""
+        ...
+
     # -- sessions ------------------------------------------------------------------------------
     async def create_session(self, session_id: str) -> None:
         """Raises ConflictError where it exists."""

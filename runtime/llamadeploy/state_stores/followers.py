@@ -12,6 +12,9 @@ from typing import Self
 
 from llamadeploy.state_stores.records import TaskRecord
 
+ANY = ""
+"""No task's id: who follows it is woken by whatever changes any task."""
+
 
 class LocalFollower:
     """A ``Follower`` woken by ``Followers.wake``; a context manager, good for one use."""
@@ -103,9 +106,13 @@ class Followers:
         Args:
             ended: those of them that ended or were forgotten (``None``); not given where the
                 caller does not know.
+
+        Who follows :data:`ANY` is woken by every call.
         """
         if not self._by_task:
             return
+        for follower in self._by_task.get(ANY, ()):
+            follower.wake_unended()
         for task_id in task_ids:
             for follower in self._by_task.get(task_id, ()):
                 if ended is None or (task_id in ended and ended[task_id] is None):

@@ -176,8 +176,9 @@ async def test_scaling_counts_what_a_worker_could_help_with(plane: Any) -> None:
     for path in ("/services/slow/scaling", f"{D}/services/slow/scaling"):
         scaling = await plane.get(path)
         assert scaling.pop("oldest_seconds") >= 0
+        assert scaling.pop("version")
         assert scaling == {
-            "ready": 1, "unacked": 1, "custody": 0, "parked": 1,
+            "ready": 1, "unacked": 1, "custody": 0, "parked": 1, "backlog": 2, "problem": None,
             "replicas": [{"name": "w1", "in_flight": 1}],
         }  # fmt: skip
     await plane.post(f"{D}/tasks/{ready['task_id']}/cancel")

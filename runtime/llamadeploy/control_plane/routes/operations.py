@@ -11,10 +11,12 @@ from typing import Annotated
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, Field
+from starlette.exceptions import HTTPException
 
 from llamadeploy.control_plane.control_plane import ControlPlane
-from llamadeploy.control_plane.routes.capacity import CountedStream, capacity_of
+from llamadeploy.control_plane.routes.capacity import RETRY_AFTER, CountedStream, capacity_of
 from llamadeploy.control_plane.routes.providers import Provider
+from llamadeploy.control_plane.routes.waiting import MAX_WAIT_SECONDS, while_connected
 from llamadeploy.control_plane.worker_control import MAX_REPLICAS, LogLine
 from llamadeploy.types import ServiceScaling, ServiceStatus
 
@@ -52,9 +54,29 @@ def service_operations_router(provider: Provider) -> APIRouter:
     router = APIRouter(prefix="/services", tags=["Service operations"])
 
     @router.get("/{service_name}/scaling")
-    async def get_scaling(service_name: str, plane: ControlPlane = provider) -> ServiceScaling:
-        """A service's unfinished work and its replicas, for autoscalers."""
-        return await plane.operations.scaling(service_name)
+    async def get_scaling(
+        request: Request,
+        service_name: str,
+        wait: Annotated[float, Query(ge=0, allow_inf_nan=False)] = 0,
+        version: str = "",
+        strict: bool = False,
+        plane: ControlPlane = provider,
+    ) -> ServiceScaling:
+        """A service's unfinished work and its replicas, for autoscalers.
+
+        With `wait` (seconds) the reply comes when the `version` of an earlier one does not hold any
+        more, or after that time. With `strict` a `problem` is a 503, for those who look at one
+        number alone. 503 also where the state store is away: nobody can know.
+        """
+        if wait and version:
+            seconds = min(wait, MAX_WAIT_SECONDS)
+            changed = plane.operations.scaling_changed(service_name, version, seconds)
+            found = await while_connected(request, changed)
+        else:
+            found = await plane.operations.scaling(service_name)
+        if strict and found.problem:
+            raise HTTPException(503, found.problem, RETRY_AFTER)
+        return found
 
     @router.post("/{service_name}/stop")
     async def stop_service(service_name: str, plane: ControlPlane = provider) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 import msgspec
 
 from llamadeploy.state_stores.base import Follower
+from llamadeploy.state_stores.followers import ANY
 from llamadeploy.state_stores.observation import StoreObserver, tell
 from llamadeploy.state_stores.postgresql import errors, replies
 from llamadeploy.state_stores.postgresql.codec import encode
@@ -265,6 +266,9 @@ class PostgreSQLStateStore:
 
     def follow(self, task_id: str) -> Follower:
         return self._wakeups.follow(task_id)
+
+    def follow_all(self) -> Follower:
+        return self._wakeups.follow(ANY)
 
     # -- sessions ------------------------------------------------------------------------------
     async def create_session(self, session_id: str) -> None:

@@ -238,6 +238,7 @@ class Wakeups(Followers):
         except msgspec.MsgspecError as error:
             logger.warning("state store: a notification cannot be read: %s", error)
             return
+        self.wake(())
         for change in changes:
             task_id = self._task_by_key.get(change.key)
             if task_id is not None:

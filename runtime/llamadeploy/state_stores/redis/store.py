@@ -12,7 +12,7 @@ from llamadeploy.exceptions import ConfigurationError, StoreError, StoreUnavaila
 from llamadeploy.redis_address import RedisAddress
 from llamadeploy.redis_pipe import ANSWER_SECONDS, RedisPipe
 from llamadeploy.state_stores.base import Follower
-from llamadeploy.state_stores.followers import Followers
+from llamadeploy.state_stores.followers import ANY, Followers
 from llamadeploy.state_stores.observation import StoreObserver
 from llamadeploy.state_stores.records import (
     Cancelled,
@@ -269,6 +269,9 @@ class RedisStateStore:
 
     def follow(self, task_id: str) -> Follower:
         return self._followers.follow(task_id)
+
+    def follow_all(self) -> Follower:
+        return self._followers.follow(ANY)
 
     # -- sessions ------------------------------------------------------------------------------
     async def create_session(self, session_id: str) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, Self, TypeVar
 
 from llamadeploy.state_stores.base import Follower
-from llamadeploy.state_stores.followers import Followers
+from llamadeploy.state_stores.followers import ANY, Followers
 from llamadeploy.state_stores.observation import StoreObserver
 from llamadeploy.state_stores.records import (
     Cancelled,
@@ -183,6 +183,9 @@ class SQLiteStateStore:
 
     def follow(self, task_id: str) -> Follower:
         return self._followers.follow(task_id)
+
+    def follow_all(self) -> Follower:
+        return self._followers.follow(ANY)
 
     # -- sessions ------------------------------------------------------------------------------
     async def create_session(self, session_id: str) -> None:

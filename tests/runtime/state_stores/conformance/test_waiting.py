@@ -168,3 +168,14 @@ async def test_park_and_append_never_miss_each_other(bench: Any, park_first: boo
         one, two = await asyncio.gather(*(calls if park_first else reversed(calls)))
         assert len(one.publish) + len(two.publish) == 1
         assert [event.event for event in (await bench.start(task)).inbound] == ["e"]
+
+
+async def test_who_follows_all_is_woken_by_any_task(bench: Any) -> None:
+    with bench.store.follow_all() as follower:
+        await bench.create()
+        assert await follower.changed(5)
+        run = await bench.start()
+        assert await follower.changed(5)
+        await bench.finish(run.key)
+        assert await follower.changed(5)
+        assert not await follower.changed(0)

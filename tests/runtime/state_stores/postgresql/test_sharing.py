@@ -159,7 +159,9 @@ async def test_a_follower_in_another_process_gets_the_record(
     postgresql_server: Any, open_store: Any
 ) -> None:
     here, there = [await open_store(postgresql_server.uri) for _ in range(2)]
-    await here.create_task(task("t"))
+    with here.follow_all() as follower:
+        await there.create_task(task("t"))
+        assert await follower.changed(5)
     with here.follow("t") as follower:
         run = await there.start(request("t"))
         assert await follower.changed(5)

@@ -92,7 +92,9 @@ async def test_another_process_wakes_a_follower_and_tells_the_end(
     redis_server: Any, open_redis: Any
 ) -> None:
     here, there = await open_redis(redis_server.uri), await open_redis(redis_server.uri)
-    await here.create_task(task("t"))
+    with here.follow_all() as follower:
+        await there.create_task(task("t"))
+        assert await follower.changed(5)
     with here.follow("t") as follower:
         run = await there.start(request("t"))
         assert await follower.changed(5)
