@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from pydantic import BaseModel
 
-from llamadeploy.spec import manifest, manifest_common
+from llamadeploy.spec import autoscaling, manifest, manifest_common
 from llamadeploy.spec.checks import STATE_STORE_SCHEMES
 from llamadeploy.spec.names import RESERVED_SERVICE_NAMES
 
@@ -164,6 +164,31 @@ def _storage(field: str, default: str, convert: str = "") -> str:
     return f"{value('self')} == {value('oldSelf')}"
 
 
+_AUTOSCALING = (
+    _one("targetBacklog", "targetWaitSeconds"),
+    Rule(
+        "!has(self.minReplicas) || self.minReplicas <= self.maxReplicas",
+        "minReplicas is above maxReplicas; write at most maxReplicas",
+        field="minReplicas",
+    ),
+    Rule(
+        "!has(self.schedules) || self.schedules.all(s, s.minReplicas <= self.maxReplicas)",
+        "a minReplicas of schedules is above maxReplicas; write at most maxReplicas",
+        field="schedules",
+    ),
+)
+_SCALED_ONCE = Rule(
+    "!(has(self.replicas) && has(self.autoscaling))",
+    "autoscaling changes the number of workers; remove replicas, or autoscaling",
+    field="autoscaling",
+)
+_COMPETES = Rule(
+    "!(has(self.autoscaling) && has(self.broadcast) && self.broadcast)",
+    "with broadcast every worker runs every task, and more of them help none; write replicas"
+    " instead of autoscaling",
+    field="autoscaling",
+)
+
 _SERVICE_NAME = (
     *(
         Rule(
@@ -222,15 +247,22 @@ RULES: dict[type[BaseModel], tuple[Rule, ...]] = {
         ),
     ),
     manifest.Source: (_one("git", "image", "configMap"),),
-    manifest.InlineService: (*_SERVICE_NAME, *_PATH),
+    manifest.InlineService: (*_SERVICE_NAME, *_PATH, _SCALED_ONCE, _COMPETES),
     manifest.WorkflowServiceManifestSpec: (
         *_WFS_NAME,
         *_PATH,
+        _COMPETES,
         Rule(
             "self.deploymentRef.name == oldSelf.deploymentRef.name",
             "deploymentRef is immutable; delete the WorkflowService and create one for the other"
             " Deployment",
             field="deploymentRef",
+        ),
+    ),
+    autoscaling.Autoscaling: _AUTOSCALING,
+    autoscaling.Schedule: (
+        Rule(
+            "self.start != self.end", "end is the same as start; write a later moment", field="end"
         ),
     ),
     manifest_common.FileSource: (_one("configMapKeyRef", "secretKeyRef"),),

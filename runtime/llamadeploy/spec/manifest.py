@@ -9,8 +9,8 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SecretStr, field_validator, model_validator
-from pydantic.json_schema import SkipJsonSchema
 
+from llamadeploy.spec.autoscaling import Autoscaling
 from llamadeploy.spec.fields import (
     Concurrency,
     Port,
@@ -293,8 +293,8 @@ class ServiceFields(Component):
     replicas: Replicas | None = Field(
         None, description="Number of workers; omitted: left to kubectl scale and autoscalers."
     )
-    autoscaling: SkipJsonSchema[dict[str, Any] | None] = Field(
-        None, description="Scaling by backlog, instead of replicas; not on clusters yet."
+    autoscaling: Autoscaling | None = Field(
+        None, description="As many workers as the work needs; instead of replicas."
     )
     max_concurrent_tasks: Concurrency | None = Field(
         None, description="Tasks that one worker runs at a time, by default 8."
@@ -324,8 +324,13 @@ class ServiceFields(Component):
     )
 
     @model_validator(mode="after")
-    def _scaled_once(self) -> ServiceFields:
-        require_one(self, ("replicas", "autoscaling"), at_least=False)
+    def _scales_what_competes(self) -> ServiceFields:
+        if self.autoscaling is not None and self.broadcast:
+            raise problem_error(
+                "autoscaling: with broadcast every worker runs every task, and more of them help"
+                " none",
+                "write replicas instead",
+            )
         return self
 
 
@@ -333,6 +338,12 @@ class InlineService(ServiceFields):
     """A service of a Deployment."""
 
     name: ServiceName = Field(description="Name of the service on the wire.")
+
+    @model_validator(mode="after")
+    def _scaled_once(self) -> InlineService:
+        # Not of a WorkflowService: there autoscalers write replicas.
+        require_one(self, ("replicas", "autoscaling"), at_least=False)
+        return self
 
 
 class Ui(Component):

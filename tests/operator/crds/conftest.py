@@ -59,6 +59,23 @@ def env(**variable: Any) -> Json:
     return service(env=[{"name": "A", **variable}])
 
 
+def scaled(kind: str = "Deployment", **changes: Any) -> Json:
+    """A spec with one service that is scaled; None removes a key."""
+    autoscaling = changed({"maxReplicas": 5, "targetBacklog": 4}, changes)
+    return (
+        service(autoscaling=autoscaling)
+        if kind == "Deployment"
+        else {**WFS, "autoscaling": autoscaling}
+    )
+
+
+def rules(**given: Any) -> Json:
+    return scaled(behavior={"scaleDown": given})
+
+
+SCHEDULE = {"start": "0 8 * * *", "end": "0 18 * * *", "minReplicas": 3}
+
+
 SECRET = {"secretKeyRef": {"name": "s", "key": "k"}}
 
 RULES = [
@@ -139,6 +156,30 @@ RULES = [
          "leave out the ending .py", kind="WorkflowService"),
     Case("wfs's path that leads out", {**WFS, "path": "a/b:w"}, {**WFS, "path": "../b:w"},
          "path leads outside of the source", kind="WorkflowService"),
+    Case("replicas and autoscaling", scaled(), service(
+        replicas=2, autoscaling={"maxReplicas": 5, "targetBacklog": 4}),
+         "autoscaling changes the number of workers; remove replicas, or autoscaling"),
+    *(Case(f"broadcast and autoscaling of a {kind}", good, bad, "write replicas instead of", kind)
+      for kind, good, bad in (
+          ("Deployment", service(broadcast=False, **scaled()["services"][0]),
+           service(**{**scaled()["services"][0], "broadcast": True})),
+          ("WorkflowService", {**scaled("WorkflowService"), "broadcast": False},
+           {**scaled("WorkflowService"), "broadcast": True}))),
+    *(Case(f"two targets of a {kind}", scaled(kind, targetBacklog=None, targetWaitSeconds=1.5),
+           scaled(kind, targetWaitSeconds=1.5),
+           "write exactly one of targetBacklog, targetWaitSeconds", kind)
+      for kind in ("Deployment", "WorkflowService")),
+    Case("no target", scaled(), scaled(targetBacklog=None),
+         "write exactly one of targetBacklog, targetWaitSeconds"),
+    *(Case(f"bounds of a {kind}", scaled(kind, minReplicas=5), scaled(kind, minReplicas=6),
+           "minReplicas is above maxReplicas; write at most maxReplicas", kind)
+      for kind in ("Deployment", "WorkflowService")),
+    Case("schedule above the greatest", scaled(schedules=[{**SCHEDULE, "minReplicas": 5}]),
+         scaled(schedules=[{**SCHEDULE, "minReplicas": 6}]),
+         "a minReplicas of schedules is above maxReplicas"),
+    Case("schedule that never holds", scaled(schedules=[{**SCHEDULE, "timeZone": "Europe/Rome"}]),
+         scaled(schedules=[{**SCHEDULE, "end": SCHEDULE["start"]}]),
+         "end is the same as start; write a later moment"),
 ]  # fmt: skip
 
 
@@ -201,6 +242,25 @@ SCHEMA = [
     Case("bad path", service(path="a.b:w"), service(path="workflow"), "should match"),
     Case("no reference", WFS, changed(WFS, {"deploymentRef": None}), "Required value",
          kind="WorkflowService"),
+    Case("least workers", scaled(minReplicas=0), scaled(minReplicas=-1), "greater than or equal"),
+    Case("greatest number of workers", scaled(maxReplicas=1), scaled(maxReplicas=0),
+         "greater than or equal"),
+    Case("no greatest number", scaled(), scaled(maxReplicas=None), "Required value"),
+    Case("engine", scaled(engine="keda"), scaled(engine="hpa"), "Unsupported value"),
+    Case("target of nothing", scaled(targetBacklog=1), scaled(targetBacklog=0),
+         "greater than or equal"),
+    Case("wait of nothing", scaled(targetBacklog=None, targetWaitSeconds=0.1),
+         scaled(targetBacklog=None, targetWaitSeconds=0), "greater than 0"),
+    Case("window", rules(stabilizationWindowSeconds=0), rules(stabilizationWindowSeconds=3601),
+         "less than or equal"),
+    Case("tolerance", rules(tolerance=0.05), rules(tolerance=2), "less than or equal"),
+    Case("policy of a rate", rules(policies=[{"type": "Pods", "value": 1, "periodSeconds": 60}]),
+         rules(policies=[{"type": "Pods", "value": 0, "periodSeconds": 60}]),
+         "greater than or equal"),
+    Case("no policy of a rate", rules(selectPolicy="Disabled"), rules(policies=[]),
+         "should have at least 1 items"),
+    Case("cron", scaled(schedules=[SCHEDULE]), scaled(schedules=[{**SCHEDULE, "start": "8"}]),
+         "should be at least 9 chars long"),
     Case("queue type of 0.8.1", queue(type="aws"), queue(type="solace"), "Unsupported value"),
 ]  # fmt: skip
 

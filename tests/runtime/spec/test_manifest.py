@@ -55,7 +55,7 @@ spec:
     queueTimeoutSeconds: 6
     maxRetries: 1
     retryOnError: true
-    broadcast: true
+    broadcast: false
     envFiles: [.env]
     env:
     - {name: PLAIN, value: v}
@@ -96,7 +96,7 @@ def test_every_field_of_a_service():
         "queue_timeout": 6,
         "max_retries": 1,
         "retry_on_error": True,
-        "broadcast": True,
+        "broadcast": False,
         "env_files": [".env"],
         "env": {"PLAIN": "v", "TOKEN": "t0ken", "HELPER": "h = 1"},
         "secret_env": ["TOKEN"],

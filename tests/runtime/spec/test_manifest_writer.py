@@ -167,7 +167,7 @@ spec:
   - name: a
     source: {configMap: {name: code, items: [{key: workflow.py, path: src/workflow.py}]}}
     path: src/workflow:w
-    autoscaling: {minReplicas: 0, maxReplicas: 3}
+    autoscaling: {minReplicas: 0, maxReplicas: 3, targetBacklog: 2}
     podTemplate: {spec: {}}
     env:
     - {name: A, value: a}
@@ -192,7 +192,11 @@ def test_what_only_a_cluster_uses_is_kept():
         "managed": {},
         "redis": {"exclusiveMode": True},
     }
-    assert body["services"][0]["autoscaling"] == {"minReplicas": 0, "maxReplicas": 3}
+    assert body["services"][0]["autoscaling"] == {
+        "minReplicas": 0,
+        "maxReplicas": 3,
+        "targetBacklog": 2,
+    }
 
 
 FILE = """
