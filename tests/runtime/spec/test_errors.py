@@ -485,7 +485,8 @@ def test_deployment_file(old, new, expected):
         ),
         (
             "    path: workflow:w\n",
-            "    path: workflow:w\n    replicas: 2\n    autoscaling: {maxReplicas: 2, targetBacklog: 1}\n",
+            "    path: workflow:w\n    replicas: 2\n    autoscaling: {maxReplicas: 2,"
+            " targetBacklog: 1}\n",
             "21: spec.services[0]: has replicas and autoscaling; keep one of them",
         ),
         (

@@ -96,7 +96,6 @@ def test_every_field_of_a_service():
         "queue_timeout": 6,
         "max_retries": 1,
         "retry_on_error": True,
-        "broadcast": False,
         "env_files": [".env"],
         "env": {"PLAIN": "v", "TOKEN": "t0ken", "HELPER": "h = 1"},
         "secret_env": ["TOKEN"],
