@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Test processes side by side; each starts the brokers and clusters that its files ask for.
+TEST_JOBS ?= 2
 .DEFAULT_GOAL := help
 
 .PHONY: help demo test lint bench bench-operator chaos dev openapi reference site crds charts manifests lock clean
@@ -13,7 +15,7 @@ demo: $(VENV)/.runtime ## Run the quickstart deployment on this machine, narrate
 	@$(BIN)/python examples/quickstart/demo.py
 
 test: lint ## Run every check: style, types, import contracts, all test suites
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
 
 lint: $(VENV)/.dev ## Style, types and import contracts
 	$(BIN)/ruff check .
