@@ -40,17 +40,22 @@ class Api:
 
     Args:
         kubeconfig: a file; tokens and client certificates are understood, exec plugins are not.
+
+    Attributes:
+        server: the URL, without a slash at the end.
+        headers, tls: what a connection of another kind needs too.
     """
 
     def __init__(self, kubeconfig: Path) -> None:
         self.kubeconfig = kubeconfig
         cluster, user = _current(kubeconfig)
         self.server = str(cluster["server"]).rstrip("/")
-        headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
+        self.headers = {"Authorization": f"Bearer {user['token']}"} if "token" in user else {}
+        self.tls = _tls(kubeconfig, cluster, user)
         self._client = httpx.Client(
             base_url=self.server,
-            verify=_tls(kubeconfig, cluster, user),
-            headers=headers,
+            verify=self.tls,
+            headers=self.headers,
             timeout=30,
             trust_env=False,
         )

@@ -102,7 +102,7 @@ def _built(name: str, module: Path, arguments: Callable[[Path], list[str]], repo
             f"{name} has to be built once: install Go 1.25 or newer (https://go.dev/dl), or name a"
             " cluster with LLAMADEPLOY_TEST_CLUSTER=existing and KUBECONFIG"
         )
-    with _locked(path.with_name(f"{name}.lock")):
+    with locked(path.with_name(f"{name}.lock")):
         if not path.exists():  # another run may just have built it
             _go([program], module, arguments, path, report)
     return path
@@ -152,7 +152,7 @@ def _wait(process: subprocess.Popen[bytes], name: str, report: Report) -> None:
 
 
 @contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
+def locked(path: Path) -> Iterator[None]:
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

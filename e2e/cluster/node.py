@@ -12,11 +12,13 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from e2e.cluster import cgroups
 from e2e.cluster.api import Api, wait_for
 from e2e.cluster.control_plane import CONTROLLERS_USER, ControlPlane
 from e2e.cluster.images import PAUSE, write_busybox
 from e2e.cluster.network import Network, run
 from e2e.cluster.process import Process
+from e2e.cluster.provisioner import Provisioner
 from e2e.cluster.scheduler import scheduler
 
 NAME = "local"
@@ -65,6 +67,7 @@ class LocalCluster:
         )  # fmt: skip
         self.socket = folder / "containerd.sock"
         self._processes: list[Process] = []
+        self._provisioner: Provisioner | None = None
 
     @property
     def kubeconfig(self) -> Path:
@@ -74,6 +77,7 @@ class LocalCluster:
         """Start everything and wait until the node is ready."""
         try:
             self.network.start()
+            cgroups.make(self.network.name)
             self.control_plane.start()
             self._start_containerd()
             planner = scheduler(self.control_plane)
@@ -85,6 +89,8 @@ class LocalCluster:
             api = Api(self.kubeconfig)
             wait_for(lambda: self._ready(api), START_SECONDS, "the node is ready")
             api.close()
+            self._provisioner = Provisioner(self.kubeconfig, self.folder / "volumes", NAME)
+            self._provisioner.start()
         except AssertionError as error:
             tails = "\n".join(f"--- {item.name}\n{item.tail()}" for item in self._processes)
             self.stop()
@@ -96,6 +102,9 @@ class LocalCluster:
 
     def stop(self) -> None:
         """End everything, with the pods that still run; idempotent."""
+        if self._provisioner is not None:
+            self._provisioner.stop()
+            self._provisioner = None
         kubelets = [item for item in self._processes if item.name != "containerd"]
         for process in kubelets:
             process.stop()
@@ -105,6 +114,7 @@ class LocalCluster:
         self._processes.clear()
         self.control_plane.stop()
         self._unmount()
+        cgroups.remove(self.network.name)
         self.network.stop()
 
     def _end_containers(self) -> None:
@@ -174,7 +184,7 @@ class LocalCluster:
         config = self.folder / "kubelet.json"
         resolv = self.folder / "resolv.conf"
         resolv.write_text(f"nameserver {self.network.address}\n")
-        config.write_text(json.dumps(_kubelet(self.folder, self.socket, self.network.address)))
+        config.write_text(json.dumps(_kubelet(self.folder, self.socket, self.network)))
         return [
             str(self.control_plane.binary), "kubelet", f"--config={config}",
             f"--kubeconfig={self.control_plane.kubeconfig_for(KUBELET_USER)}",
@@ -237,20 +247,21 @@ def _cni() -> dict[str, Any]:
     return {"cniVersion": "1.0.0", "name": "pods", "plugins": [bridge, portmap]}
 
 
-def _kubelet(folder: Path, socket: Path, address: str) -> dict[str, Any]:
+def _kubelet(folder: Path, socket: Path, network: Network) -> dict[str, Any]:
     return {
         "apiVersion": "kubelet.config.k8s.io/v1beta1",
         "kind": "KubeletConfiguration",
-        "address": address,
+        "address": network.address,
         "containerRuntimeEndpoint": f"unix://{socket}",
         "failCgroupV1": False,
         "cgroupDriver": "cgroupfs",
+        "cgroupRoot": f"/{network.name}",
         "failSwapOn": False,
         "featureGates": {"KubeletInUserNamespace": True},
         "enforceNodeAllocatable": [],
         "imageGCHighThresholdPercent": 100,
         "evictionHard": {"memory.available": "50Mi", "nodefs.available": "1%"},
-        "clusterDNS": [address],
+        "clusterDNS": [network.address],
         "clusterDomain": "cluster.local",
         "podLogsDir": str(folder / "pod-logs"),
         "resolvConf": str(folder / "resolv.conf"),

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from e2e.cluster import cgroups
 from e2e.cluster.api import Api, wait_for
 from e2e.cluster.build import BuildUnavailableError, cluster_binary, dns_binary
 from e2e.cluster.images import BUSYBOX
@@ -41,6 +42,8 @@ def local_cluster() -> Iterator[LocalCluster]:
         left = spaces & {path.name for path in Path("/run/netns").iterdir()}
         assert len(spaces) > 1 and not left, "network namespaces are left"
         assert folder not in Path("/proc/mounts").read_text()
+        groups = [place / cluster.network.name for place in cgroups.hierarchies()]
+        assert groups and not [path for path in groups if path.exists()]
 
 
 @pytest.mark.slow
@@ -61,6 +64,11 @@ def test_pods_run_and_find_each_other(local_cluster: Any) -> None:
     wait_for(lambda: phase(api, "client") in ("Succeeded", "Failed"), 120, "the client ends")
     log = api.request("GET", f"{NAMESPACE}/pods/client/log")
     assert phase(api, "client") == "Succeeded" and log.endswith("hello")
+    # Another node's kubelet kills pods that it finds in its own groups and does not know.
+    tasks = [line.split() for line in local_cluster._ctr("tasks", "ls")[1:]]
+    running = [Path(f"/proc/{pid}/cgroup") for _, pid, state in tasks if state == "RUNNING"]
+    places = [path.read_text() for path in running]
+    assert places and all(f"/{local_cluster.network.name}/" in text for text in places)
     api.close()
 
 
