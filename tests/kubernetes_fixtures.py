@@ -14,9 +14,10 @@ import os
 import sys
 import tempfile
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -163,6 +164,20 @@ def namespace(api_server: ApiServer) -> Iterator[str]:
     api_server.api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name}})
     yield name
     api_server.api.request("DELETE", f"/api/v1/namespaces/{name}")
+
+
+@pytest.fixture
+async def api_client(api_server: ApiServer) -> AsyncIterator[Any]:
+    """``kubernetes.aio.client.ApiClient`` of an administrator."""
+    from kubernetes.aio import client as kubernetes_client  # slow to import, and seldom needed
+    from kubernetes.aio import config as kubernetes_config
+
+    configuration = kubernetes_client.Configuration()
+    await kubernetes_config.load_kube_config(
+        config_file=str(api_server.kubeconfig), client_configuration=configuration
+    )
+    async with kubernetes_client.ApiClient(configuration) as client:
+        yield client
 
 
 @pytest.fixture

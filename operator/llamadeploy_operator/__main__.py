@@ -18,7 +18,6 @@ from llamadeploy_operator import __version__, metrics
 from llamadeploy_operator.cluster.api import Api, ApiError, NotLeading, connect, own_namespace
 from llamadeploy_operator.cluster.cache import Cache
 from llamadeploy_operator.cluster.control_planes import HttpControlPlanes
-from llamadeploy_operator.cluster.credentials import CredentialsError
 from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import (
@@ -260,10 +259,7 @@ def main(**options: Any) -> None:
     settings = from_options(options, pod_namespace=own_namespace())
     configure_logging(settings.log_format, settings.log_level)
     logging.getLogger("kopf").setLevel(logging.WARNING)
-    try:
-        asyncio.run(_operate_and_exit(settings))
-    except CredentialsError as error:
-        raise click.ClickException(str(error)) from error
+    asyncio.run(_operate_and_exit(settings))
 
 
 if __name__ == "__main__":

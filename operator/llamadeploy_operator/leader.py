@@ -1,7 +1,7 @@
 """One of several operator replicas works: the one that holds the Lease.
 
-Ours: the official client's elector lets connection errors escape and leaves the leading task
-running. Here losing the lease, for whatever reason, ends the process: a fresh one cannot have
+Ours, because the elector of ``kubernetes.aio`` lets connection errors escape and leaves the leading
+task running. Here losing the lease, for whatever reason, ends the process: a fresh one cannot have
 forgotten anything.
 
 The order that makes two writers impossible: a call gives up after 3 s, a leader that has not

@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
+from kubernetes.aio import client as kubernetes_client
+
 from e2e.cluster.api import wait_for
+
+
+async def test_both_clients_see_the_same(api_server: Any, api_client: Any, namespace: str) -> None:
+    names = kubernetes_client.CoreV1Api(api_client)
+    listed = await names.list_namespace()
+    assert namespace in {item.metadata.name for item in listed.items}
+    assert api_server.api.request("GET", f"/api/v1/namespaces/{namespace}")["kind"] == "Namespace"
 
 
 def test_the_audit_log_counts_writes(api_server: Any, namespace: str) -> None:

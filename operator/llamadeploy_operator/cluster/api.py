@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,16 +14,15 @@ from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import msgspec
+from kubernetes.aio import config as kube_config
+from kubernetes.aio.client import ApiClient, Configuration
 
-from llamadeploy_operator.cluster.credentials import Credentials, CredentialsError, find
 from llamadeploy_operator.cluster.kinds import Kind
 
 #: Seconds for one call, from the first byte sent to the last received.
 CALL_TIMEOUT = 15.0
 #: Seconds until a TCP connection (with TLS) must stand.
 CONNECT_TIMEOUT = 5.0
-#: Bytes that a connection reads ahead; lines of a watch are whole objects.
-READ_BUFFER = 2**21
 
 JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
@@ -84,25 +84,16 @@ class Api:
     """
 
     def __init__(
-        self,
-        credentials: Credentials,
-        *,
-        pool: int = 32,
-        may_write: Callable[[], bool] = lambda: True,
+        self, configuration: Configuration, *, may_write: Callable[[], bool] = lambda: True
     ) -> None:
-        self.credentials = credentials
+        self.configuration = configuration
         self.may_write = may_write
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=pool, ssl=credentials.tls()),
-            headers={"User-Agent": "llamadeploy-operator"},
-            # aiohttp would ask the environment and ~/.netrc before each request, in a thread.
-            trust_env=False,
-            read_bufsize=READ_BUFFER,
-        )
+        self._client = ApiClient(configuration=configuration)
+        self._client.user_agent = "llamadeploy-operator"
 
     async def aclose(self) -> None:
         """Close every connection."""
-        await self._session.close()
+        await self._client.close()  # type: ignore[no-untyped-call]
 
     async def get(self, kind: Kind, namespace: str | None, name: str, **query: str) -> Json:
         """One object. Raises: ApiError (``not_found`` when it is definitely not there)."""
@@ -210,24 +201,17 @@ class Api:
         accept: str,
         limits: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:
-        headers = {"Accept": accept, "Content-Type": content_type}
-        try:
-            login = await self.credentials.authorization()
-        except CredentialsError as error:
-            raise ApiError(0, "NoCredentials", str(error)) from error
-        if login is not None:
-            headers["Authorization"] = " ".join(login)
-        url = self.credentials.server + path
+        # Not by param_serialize: it copies every body in search of dates and models.
+        headers = self._client.default_headers | {"Accept": accept, "Content-Type": content_type}
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
+        url = self.configuration.host + path
         if query:
             url += "?" + urlencode(query)
-        return await self._session.request(
-            method,
-            url,
-            headers=headers,
-            data=None if body is None else msgspec.json.encode(body),
-            timeout=limits,
-            proxy=self.credentials.proxy,
+        answer = await self._client.rest_client.request(  # type: ignore[no-untyped-call]
+            method, url, headers=headers, body=body, _request_timeout=limits
         )
+        response: aiohttp.ClientResponse = answer.response
+        return response
 
 
 def _refusal(status: int, reason: str, data: bytes) -> ApiError:
@@ -245,14 +229,23 @@ def _refusal(status: int, reason: str, data: bytes) -> ApiError:
 
 
 async def connect(*, pool: int = 32) -> Api:
-    """An API client from the pod's service account, or from ``KUBECONFIG`` outside a cluster.
-
-    Raises:
-        CredentialsError: there is no cluster, or the kubeconfig is wrong.
-    """
-    found = find()
-    found.proxy = found.proxy or _proxy_for(found.server)
-    return Api(found, pool=pool)
+    """An API client from the pod's service account, or from ``KUBECONFIG`` outside a cluster."""
+    configuration = Configuration()
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        kube_config.load_incluster_config(  # type: ignore[no-untyped-call]
+            client_configuration=configuration
+        )
+    else:
+        await kube_config.load_kube_config(  # type: ignore[no-untyped-call]
+            client_configuration=configuration
+        )
+    configuration.connection_pool_maxsize = pool
+    # aiohttp would ask the environment and ~/.netrc before each request, in a thread.
+    configuration.client_session_kwargs = {"trust_env": False}
+    configuration.proxy = configuration.proxy or _proxy_for(configuration.host)
+    # No retries inside the client: the queue retries, and a lease must see its failures at once.
+    configuration.retries = None
+    return Api(configuration)
 
 
 def _proxy_for(url: str) -> str | None:
