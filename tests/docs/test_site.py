@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from docs.site import __main__ as site
-from docs.site import links
+from docs.site import hooks
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -30,6 +30,7 @@ def test_it_builds_without_a_warning(tmp_path: Path) -> None:
     assert all((built / page).exists() for page in pages)
     assert 'class="mermaid"' in (built / "concepts.html").read_text()
     assert not list(built.rglob("*.py"))
+    assert "```" not in (built / "quickstart.html").read_text(), "a code block is not one"
     # Nothing is fetched from elsewhere but by the diagrams, whose script the theme loads then.
     assert "fonts.googleapis" not in (built / "index.html").read_text()
 
@@ -40,7 +41,7 @@ def test_links_out_of_the_docs_must_exist(caplog) -> None:
             src_uri = "reference/made-up.md"
 
     def converted(text: str, **config: str) -> str:
-        return links.on_page_markdown(text, page=Page, config=config)
+        return hooks.on_page_markdown(text, page=Page, config=config)
 
     assert converted("see [crds/](../../crds) and [here](../cli.md)") == (
         "see `crds` and [here](../cli.md)"

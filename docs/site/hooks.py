@@ -1,8 +1,10 @@
-"""Hook of mkdocs: links that lead out of ``docs/``, to examples, charts and sources.
+"""Hook of mkdocs: what a code host shows as it is, and the site's Markdown does not.
 
-On a code host they work as they are. The site has no such files, so there each becomes the path's
-name, or a link into ``repo_url`` where ``mkdocs.yml`` has one. What does not exist is a warning,
-which ``mkdocs build --strict`` takes for an error, like any other dead link.
+Links that lead out of ``docs/``, to examples, charts and sources: on a code host they work. The
+site has no such files, so there each becomes the path's name, or a link into ``repo_url`` where
+``mkdocs.yml`` has one. What does not exist is a warning, which ``mkdocs build --strict`` takes for
+an error, like any other dead link. Words behind a code block's language, which say to tests what
+it is, are left out.
 """
 
 from __future__ import annotations
@@ -12,9 +14,10 @@ import re
 from pathlib import Path
 from typing import Any
 
-log = logging.getLogger("mkdocs.hooks.links")
+log = logging.getLogger("mkdocs.hooks.docs")
 
 ROOT = Path(__file__).parents[2]
+FENCE = re.compile(r"(?m)^(```[\w-]+)[ \t]+\S.*$")
 LINK = re.compile(r"(?<!!)\[([^\]]*)\]\(((?:\.\./)+[^)\s]+)\)")
 
 
@@ -37,4 +40,4 @@ def on_page_markdown(markdown: str, *, page: Any, config: Any, **_: Any) -> str:
         bare = text.strip("`").rstrip("/").removeprefix("../")
         return code if bare in (name, Path(name).name) else f"{text} ({code})"
 
-    return LINK.sub(replaced, markdown)
+    return LINK.sub(replaced, FENCE.sub(r"\1", markdown))
