@@ -7,7 +7,7 @@ import re
 import sys
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,16 +143,29 @@ def service(name: str, **more: Any) -> Json:
 
 
 class OperatorProcess(Process):
-    """``python -m llamadeploy_operator`` with a kubeconfig."""
+    """``python -m llamadeploy_operator`` with a kubeconfig.
 
-    def __init__(self, kubeconfig: Path, folder: Path, *arguments: str) -> None:
+    Args:
+        python: what runs it; another installation's, say.
+        env: further variables.
+    """
+
+    def __init__(
+        self,
+        kubeconfig: Path,
+        folder: Path,
+        *arguments: str,
+        python: Sequence[str] = (sys.executable,),
+        env: Mapping[str, str] | None = None,
+    ) -> None:
         environment = {
             **os.environ,
             "KUBECONFIG": str(kubeconfig),
             "PYTHONPATH": os.pathsep.join((str(ROOT / "runtime"), str(ROOT / "operator"))),
+            **(env or {}),
         }
         command = [
-            sys.executable, "-m", "llamadeploy_operator",
+            *python, "-m", "llamadeploy_operator",
             "--http-host", "127.0.0.1", "--http-port", "0", "--log-format", "text",
             *arguments,
         ]  # fmt: skip

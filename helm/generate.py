@@ -1,5 +1,7 @@
-"""Write what the charts hold twice: the definitions, the operator's rights, tables of values and
-the version. ``python -m helm.generate [FOLDER]``; a test compares the result with what is there."""
+"""Write what the charts take from the code: definitions, rights, dashboard, tables, version.
+
+``python -m helm.generate [FOLDER]``; a test compares the result with what is there.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +14,7 @@ from typing import Any
 
 import yaml
 
+from helm import dashboard
 from llamadeploy_operator import __version__
 from llamadeploy_operator.cluster.rbac import LEASE_RULE, POD_MONITOR_RULE, RULES
 from llamadeploy_operator.models.crd import CRDS, render
@@ -116,6 +119,7 @@ def main(folder: Path) -> None:
         (definitions / name).write_text(definition(build()))
     (operator / "files").mkdir(exist_ok=True)
     (operator / "files" / "rules.yaml").write_text(rules())
+    (operator / "files" / "dashboard.json").write_text(dashboard.text())
     readme = operator / "README.md"
     readme.write_text(with_table(readme.read_text(), (operator / "values.yaml").read_text()))
     for chart in folder.glob("*/Chart.yaml"):

@@ -32,6 +32,7 @@ from e2e.cluster.build import (  # noqa: E402
     cluster_binary,
     dns_binary,
     helm_binary,
+    kubectl_binary,
     kwok_binary,
 )
 from e2e.cluster.control_plane import ControlPlane  # noqa: E402
@@ -92,7 +93,9 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         ("local_cluster", cluster_binary),
         ("local_cluster", dns_binary),
         ("kwok", kwok_binary),
+        ("empty_cluster", cluster_binary),
         ("helm", helm_binary),
+        ("kubectl", kubectl_binary),
     ]
     if existing() is None:
         builds.append(("api_server", cluster_binary))
@@ -201,6 +204,25 @@ def kwok() -> Path:
 def helm() -> Path:
     """The program of Helm."""
     return _require(helm_binary)
+
+
+@pytest.fixture(scope="session")
+def kubectl() -> Path:
+    """The program of that name."""
+    return _require(kubectl_binary)
+
+
+@pytest.fixture(scope="module")
+def empty_cluster() -> Iterator[ControlPlane]:
+    """A cluster of the module's own, without our definitions."""
+    binary = _require(cluster_binary)
+    with tempfile.TemporaryDirectory(prefix="cluster-", ignore_cleanup_errors=True) as folder:
+        control_plane = ControlPlane(binary, Path(folder))
+        try:
+            control_plane.start(())
+            yield control_plane
+        finally:
+            control_plane.stop()
 
 
 @pytest.fixture(scope="session")

@@ -8,10 +8,12 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +25,9 @@ KUBERNETES = "1.35.4"
 """As in go.mod; the binary reports it as its version."""
 KWOK = "v0.7.0"
 HELM = "v4.3.1"
+SCHEMAS = ("1.29.15", "1.32.10", KUBERNETES)
+"""Releases against whose published schemas the charts are checked: the oldest that they take, one
+between, and the one that tests run."""
 
 Report = Callable[[str], None]
 
@@ -82,6 +87,43 @@ def helm_binary(report: Report = lambda line: None) -> Path:
     """
     command = ["install", f"helm.sh/helm/v4/cmd/helm@{HELM}"]
     return _built(f"helm-{HELM}", HERE, lambda _: command, report)
+
+
+def kubectl_binary(report: Report = lambda line: None) -> Path:
+    """The kubectl of this machine, or one that is built.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    found = shutil.which("kubectl")
+    return Path(found) if found else _module("kubectl", HERE / "kubectl", "-s -w", report)
+
+
+def api_schema(release: str, report: Report = lambda line: None) -> Path:
+    """The OpenAPI document (``swagger.json``) of a release of Kubernetes, 4 MB; its sources, of
+    40 MB, come by Go's module proxy once.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be fetched.
+    """
+    path = cache_folder() / f"swagger-{release}.json"
+    if path.exists():
+        return path
+    program = shutil.which("go")
+    if program is None:
+        raise BuildUnavailableError("the schemas of Kubernetes come by Go: https://go.dev/dl")
+    report(f"Fetching the schemas of Kubernetes {release} ...")
+    command = [program, "mod", "download", "-json", f"k8s.io/kubernetes@v{release}"]
+    environ = {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=mod"}
+    with tempfile.TemporaryDirectory() as empty:  # outside of any module
+        done = subprocess.run(command, cwd=empty, env=environ, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildUnavailableError(f"fetching Kubernetes {release} failed: {done.stdout[-500:]}")
+    source = Path(json.loads(done.stdout)["Dir"]) / "api" / "openapi-spec" / "swagger.json"
+    made = path.with_name(f".{path.name}.{os.getpid()}")
+    made.write_bytes(source.read_bytes())
+    made.replace(path)
+    return path
 
 
 def _module(name: str, folder: Path, link: str, report: Report) -> Path:

@@ -180,6 +180,7 @@ class Cluster:
         api_token: what requests must carry; see :attr:`headers`.
         queue_port: where control planes serve the queue, which is ``simple`` then.
         env: more variables for every process.
+        python: what runs ``-m llamadeploy``; another installation's, say.
         settings: more fields of :class:`PodSettings` for every process.
 
     Attributes:
@@ -205,9 +206,11 @@ class Cluster:
         api_token: str = "test-token",  # noqa: S107 - of a deployment that only tests reach
         queue_port: int | None = None,
         env: Mapping[str, str] | None = None,
+        python: Sequence[str] = (sys.executable,),
         **settings: Any,
     ) -> None:
         self.folder = folder
+        self._python = tuple(python)
         self.headers = {"Authorization": f"Bearer {api_token}"}
         self.deployment = deployment
         self.namespace = namespace
@@ -337,7 +340,7 @@ class Cluster:
         kept = {key: os.environ[key] for key in KEPT if key in os.environ}
         return Process(
             name,
-            [sys.executable, "-m", "llamadeploy", kind, *options],
+            [*self._python, "-m", "llamadeploy", kind, *options],
             {**kept, **settings.to_environ(), **(env or {}), **self._env},
             self.folder,
             port=port,

@@ -1,0 +1,1 @@
+"""Size of the image; memory and start time of each component."""
