@@ -183,7 +183,11 @@ def pasted(notes: str, kubectl: Path, kubeconfig: Path) -> None:
     needs_pods = ("rollout status", "wait --for", "exec ")
     kept = "".join(line for line in lines if not any(word in line for word in needs_pods))
     assert len(lines) - len(kept.splitlines()) == 3
-    environ = {"PATH": f"{kubectl.parent}:/usr/bin:/bin", "KUBECONFIG": str(kubeconfig)}
+    environ = {
+        "PATH": f"{kubectl.parent}:/usr/bin:/bin",
+        "KUBECONFIG": str(kubeconfig),
+        "HOME": str(kubeconfig.parent),
+    }
     for text, options in ((script, "-n"), (kept, "-eu")):
         done = subprocess.run(
             ["bash", options], input=text, env=environ, capture_output=True, text=True
