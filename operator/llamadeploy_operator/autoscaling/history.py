@@ -9,6 +9,8 @@ from llamadeploy_operator.autoscaling.reading import Reading
 
 PACE_SECONDS = 15.0
 """How far back a queue's pace is taken from: some readings, and not yet another load."""
+MEAN_SECONDS = 60.0
+"""What the mean of the running tasks is of: long enough for chance to even out."""
 _SAMPLE_SECONDS = 1.0
 """Two samples of the pace lie at least this far apart."""
 
@@ -23,10 +25,11 @@ class At:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """What a pace is computed of."""
+    """What a pace and a mean are computed of."""
 
     at: float
     ready: int
+    running: int
     oldest_seconds: float
     working: int
 
@@ -59,6 +62,15 @@ class History:
     def lowest(self, now: float, seconds: float) -> int | None:
         """The lowest one."""
         return _first(self.lows, now, seconds)
+
+    def mean_running(self, reading: Reading) -> float:
+        """Tasks in work, over the time since the first sample; each holds until the next one."""
+        if not self.samples or reading.at <= self.samples[0].at:
+            return float(reading.running)
+        ends = [each.at for each in self.samples[1:]] + [reading.at]
+        held = zip(self.samples, ends, strict=True)
+        total = sum(each.running * (end - each.at) for each, end in held)
+        return total / (reading.at - self.samples[0].at)
 
     def highest_leaves(self, now: float, seconds: float) -> float:
         """In how many seconds the highest recommendation has left the window."""
@@ -96,10 +108,12 @@ class History:
 
     def see(self, reading: Reading) -> History:
         """With one more reading."""
-        kept = tuple(each for each in self.samples if 0 <= reading.at - each.at <= 2 * PACE_SECONDS)
+        kept = tuple(each for each in self.samples if 0 <= reading.at - each.at <= MEAN_SECONDS)
         if kept and reading.at - kept[-1].at < _SAMPLE_SECONDS:
             return replace(self, samples=kept)
-        sample = Sample(reading.at, reading.ready, reading.oldest_seconds, reading.working)
+        sample = Sample(
+            reading.at, reading.ready, reading.running, reading.oldest_seconds, reading.working
+        )
         return replace(self, samples=(*kept, sample))
 
 

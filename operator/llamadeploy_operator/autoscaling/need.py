@@ -1,6 +1,8 @@
 """How many replicas the work asks for, as a real number: before any rule.
 
-With ``targetBacklog``: the backlog over it.
+With ``targetBacklog``: the backlog over it. While tasks wait, it is the backlog of this moment.
+While none does, the running tasks vary by chance and nothing is urgent, so their mean over a minute
+counts: who looks each second would else follow every chance.
 
 With ``targetWaitSeconds``: the queue's pace says how long what is queued now will take to be
 started, and the replicas are scaled by that time over the target. Two looks at the same queue give
@@ -32,13 +34,16 @@ UTILIZATION = 0.8
 
 def need(policy: Policy, reading: Reading, current: int, history: History) -> float:
     """Replicas. The history has not seen the reading yet."""
-    found = 0.0
+    if not reading.backlog:
+        return 0.0
+    found, mean = 0.0, history.mean_running(reading)
     if policy.target_backlog is not None:
-        found = reading.backlog / policy.target_backlog
+        backlog = reading.backlog if reading.ready else mean
+        found = backlog / policy.target_backlog
     if policy.target_wait_seconds is not None:
         slots = UTILIZATION * policy.tasks_per_replica
         by_wait = _by_wait(policy.target_wait_seconds, reading, current, history)
-        found = max(found, reading.running / slots, by_wait)
+        found = max(found, mean / slots, by_wait)
     return found
 
 

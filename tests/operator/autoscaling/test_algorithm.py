@@ -185,6 +185,16 @@ def test_a_floor_of_the_clock_raises_the_least_even_without_a_reading() -> None:
     assert decide(policy(floors=(floor,)), reading(), 4, History(), NOW).replicas == 4
 
 
+def test_while_nothing_waits_the_mean_of_the_running_tasks_counts() -> None:
+    """40 in work for 50 s, 55 for 10 s: 8.5 replicas, not 11; once a task waits, all at once."""
+    history = History()
+    for second in range(60):
+        history = history.see(reading(0, 40 if second < 50 else 55, at=NOW - 60 + second))
+    assert decide(policy(), reading(0, 55), 8, history, NOW).replicas == 8
+    assert decide(policy(), reading(0, 55), 7, history, NOW).replicas == 9
+    assert decide(policy(), reading(1, 54), 8, history, NOW).replicas == 11
+
+
 class TestTargetWait:
     def rules(self, target: float = 30.0, **changes: object) -> Policy:
         return policy(target_backlog=None, target_wait_seconds=target, **changes)

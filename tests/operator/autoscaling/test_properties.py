@@ -139,7 +139,7 @@ def the_history_is_bounded(policy: Policy, step: Step) -> None:
         assert len({each.count for each in entries}) == len(entries)
     for changes in (history.ups, history.downs):
         assert len(changes) <= longest + 1
-    assert len(history.samples) <= 31
+    assert len(history.samples) <= 61
 
 
 def test_the_history_stays_small_over_hours_of_decisions() -> None:
