@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench bench-operator chaos dev openapi reference site crds charts manifests lock clean
+.PHONY: help demo test lint bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -30,6 +30,9 @@ bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a s
 
 bench-operator: $(VENV)/.dev ## Measure the operator with 1,000 Deployments on a real API server (about 10 minutes, the first time 15)
 	$(BIN)/python -m benchmarks.operator
+
+bench-scaling: $(VENV)/.dev ## Simulate autoscaling beside HPA's and KEDA's rules, and renew docs/scaling.md (about a minute)
+	$(BIN)/python -m benchmarks.scaling --write
 
 chaos: $(VENV)/.dev ## Kill, stop and cut off everything under load on real brokers (about 25 minutes)
 	$(BIN)/python -m chaos

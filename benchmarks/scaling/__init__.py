@@ -1,0 +1,1 @@
+"""Autoscaling: a simulation of the operator's algorithm beside HPA's and KEDA's rules."""
