@@ -225,9 +225,10 @@ def empty_cluster() -> Iterator[ControlPlane]:
             control_plane.stop()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def simulated_nodes(api_server: ApiServer, kwok: Path) -> Iterator[SimulatedNodes | None]:
-    """From now on pods of the run's cluster become Running and ready; None: it has real nodes."""
+    """While a module's tests run, pods of the run's cluster become Running and ready; None: it has
+    real nodes."""
     if api_server.control_plane is None:
         yield None
         return
