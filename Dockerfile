@@ -5,36 +5,52 @@ ARG BASE_IMAGE=python:3.12-slim
 FROM ${BASE_IMAGE} AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
 # An environment of its own: Debian's Python refuses packages beside its own (PEP 668).
-RUN python3 -m venv /opt/llamadeploy
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends binutils \
+ && python3 -m venv /opt/llamadeploy \
+ && /opt/llamadeploy/bin/python -m pip uninstall -q -y setuptools \
+ && python3 -m venv /opt/build
 WORKDIR /src
 COPY requirements/image.lock requirements/build.lock requirements/
-# The lock before the sources: a change of our code reuses this layer.
+# The lock before the sources: a change of our code reuses this layer. Debugging symbols are two
+# thirds of the compiled modules.
 RUN /opt/llamadeploy/bin/python -m pip install --require-hashes -r requirements/image.lock \
- && python3 -m venv /opt/build \
- && /opt/build/bin/python -m pip install --require-hashes -r requirements/build.lock
+ && /opt/build/bin/python -m pip install --require-hashes -r requirements/build.lock \
+ && find /opt/llamadeploy -name '*.so' -exec strip --strip-debug {} + \
+ && find /opt/llamadeploy -depth -type d \( -name tests -o -name test \) \
+      -path '*site-packages*' -exec rm -rf {} + \
+ && find /opt/llamadeploy -type f \( -name '*.pyx' -o -name '*.pxd' -o -name '*.c' -o -name '*.h' \) \
+      -path '*site-packages*' -delete
 COPY pyproject.toml README.md LICENSE ./
 COPY runtime runtime
 COPY operator operator
+# Compiled here, because the root is read-only where it runs.
 RUN /opt/build/bin/python -m hatchling build -t wheel -d /tmp/dist \
  && /opt/llamadeploy/bin/python -m pip install --no-deps /tmp/dist/*.whl \
- # Compiled here, because the root is read-only where it runs; tests of packages are not needed.
- && find /opt/llamadeploy -depth -type d \( -name tests -o -name test \) \
-      -path '*site-packages*' -exec rm -rf {} + \
- && /opt/llamadeploy/bin/python -m compileall -q -j 0 /opt/llamadeploy/lib
+ && /opt/llamadeploy/bin/python -m compileall -q -j 0 /opt/llamadeploy/lib \
+ && /opt/llamadeploy/bin/llamadeploy --version \
+ && /opt/llamadeploy/bin/llamadeploy-operator --version
 
 FROM ${BASE_IMAGE}
+ARG BASE_IMAGE
 ARG VERSION=0.0.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title="llamadeploy" \
       org.opencontainers.image.description="LlamaIndex workflows as durable services: runtime, llamactl and the Kubernetes operator" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.base.name="${BASE_IMAGE}"
 # git and ssh fetch sources in `llamadeploy prepare`. The passwd entry: ssh and getpass refuse to
 # work for a user id that has no name.
-RUN apt-get update \
+RUN printf 'path-exclude %s\n' '/usr/share/doc/*' '/usr/share/man/*' '/usr/share/locale/*' \
+      > /etc/dpkg/dpkg.cfg.d/llamadeploy \
+ && echo 'path-include /usr/share/doc/*/copyright' >> /etc/dpkg/dpkg.cfg.d/llamadeploy \
+ && apt-get update \
  && apt-get install -y --no-install-recommends ca-certificates git openssh-client \
- && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/ldconfig/aux-cache \
+ && apt-get clean \
+ && rm -rf /var/lib/apt/lists/* /var/log/apt /var/log/dpkg.log /var/cache/apt /var/cache/debconf \
+      /var/cache/ldconfig/aux-cache \
  && echo 'llamadeploy:x:65532:' >> /etc/group \
  && echo 'llamadeploy:x:65532:65532:LlamaDeploy:/home/llamadeploy:/usr/sbin/nologin' >> /etc/passwd \
  && install -d -o 65532 -g 65532 /home/llamadeploy
