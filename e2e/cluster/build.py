@@ -25,6 +25,9 @@ KUBERNETES = "1.35.4"
 """As in go.mod; the binary reports it as its version."""
 KWOK = "v0.7.0"
 HELM = "v4.3.1"
+KEDA = "v2.21.0"
+"""As in keda/go.mod."""
+_KEDA = "github.com/kedacore/keda/v2"
 SCHEMAS = ("1.29.15", "1.32.10", KUBERNETES)
 """Releases against whose published schemas the charts are checked: the oldest that they take, one
 between, and the one that tests run."""
@@ -99,6 +102,32 @@ def kubectl_binary(report: Report = lambda line: None) -> Path:
     return Path(found) if found else _module("kubectl", HERE / "kubectl", "-s -w", report)
 
 
+def keda_binary(report: Report = lambda line: None) -> Path:
+    """KEDA's operator.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    return _module("keda", HERE / "keda", "-s -w", report, f"{_KEDA}/cmd/operator")
+
+
+def keda_crds(report: Report = lambda line: None) -> list[Path]:
+    """KEDA's custom resource definitions, one per file, from its Go module (of 10 MB).
+
+    Raises:
+        BuildUnavailableError: they are not there and cannot be fetched.
+    """
+    folder = cache_folder() / f"keda-crds-{KEDA}"
+    if not folder.exists():
+        source = _downloaded(f"{_KEDA}@{KEDA}", report) / "config" / "crd" / "bases"
+        made = folder.with_name(f".{folder.name}.{os.getpid()}")
+        shutil.copytree(source, made)
+        with contextlib.suppress(OSError):  # another run has just made it
+            made.rename(folder)
+        shutil.rmtree(made, ignore_errors=True)
+    return sorted(folder.glob("*.yaml"))
+
+
 def api_schema(release: str, report: Report = lambda line: None) -> Path:
     """The OpenAPI document (``swagger.json``) of a release of Kubernetes, 4 MB; its sources, of
     40 MB, come by Go's module proxy once.
@@ -109,29 +138,40 @@ def api_schema(release: str, report: Report = lambda line: None) -> Path:
     path = cache_folder() / f"swagger-{release}.json"
     if path.exists():
         return path
-    program = shutil.which("go")
-    if program is None:
-        raise BuildUnavailableError("the schemas of Kubernetes come by Go: https://go.dev/dl")
-    report(f"Fetching the schemas of Kubernetes {release} ...")
-    command = [program, "mod", "download", "-json", f"k8s.io/kubernetes@v{release}"]
-    environ = {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=mod"}
-    with tempfile.TemporaryDirectory() as empty:  # outside of any module
-        done = subprocess.run(command, cwd=empty, env=environ, capture_output=True, text=True)
-    if done.returncode:
-        raise BuildUnavailableError(f"fetching Kubernetes {release} failed: {done.stdout[-500:]}")
-    source = Path(json.loads(done.stdout)["Dir"]) / "api" / "openapi-spec" / "swagger.json"
+    module = _downloaded(f"k8s.io/kubernetes@v{release}", report)
+    source = module / "api" / "openapi-spec" / "swagger.json"
     made = path.with_name(f".{path.name}.{os.getpid()}")
     made.write_bytes(source.read_bytes())
     made.replace(path)
     return path
 
 
-def _module(name: str, folder: Path, link: str, report: Report) -> Path:
+def _downloaded(module: str, report: Report) -> Path:
+    """The folder of a Go module's sources, from the module proxy.
+
+    Raises:
+        BuildUnavailableError: there is no Go, or it failed.
+    """
+    program = shutil.which("go")
+    if program is None:
+        raise BuildUnavailableError(f"{module} comes by Go: https://go.dev/dl")
+    report(f"Fetching {module} ...")
+    command = [program, "mod", "download", "-json", module]
+    environ = {**os.environ, "GOWORK": "off", "GOFLAGS": "-mod=mod"}
+    with tempfile.TemporaryDirectory() as empty:  # outside of any module
+        done = subprocess.run(command, cwd=empty, env=environ, capture_output=True, text=True)
+    if done.returncode:
+        raise BuildUnavailableError(f"fetching {module} failed: {done.stdout[-500:]}")
+    return Path(json.loads(done.stdout)["Dir"])
+
+
+def _module(name: str, folder: Path, link: str, report: Report, package: str = ".") -> Path:
     """The program of a Go module of ours; the cached one is of the same files and flags."""
-    content = b"".join((folder / file).read_bytes() for file in ("go.mod", "go.sum", "main.go"))
+    files = [folder / file for file in ("go.mod", "go.sum", "main.go")]
+    content = b"".join(file.read_bytes() for file in files if file.exists())
     key = hashlib.sha256(content + link.encode()).hexdigest()[:16]
     command = ["build", "-buildvcs=false", "-ldflags", link]
-    return _built(f"{name}-{key}", folder, lambda to: [*command, "-o", str(to), "."], report)
+    return _built(f"{name}-{key}", folder, lambda to: [*command, "-o", str(to), package], report)
 
 
 def _built(name: str, module: Path, arguments: Callable[[Path], list[str]], report: Report) -> Path:
