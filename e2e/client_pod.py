@@ -17,6 +17,14 @@ NAME = "client"
 FOLDER = "/e2e"
 
 
+def scripts(space: Space) -> None:
+    """The ConfigMap ``e2e`` with the files of ``inside``."""
+    data = {path.name: path.read_text() for path in sorted(INSIDE.glob("*.py"))}
+    space.apply(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "e2e"}, "data": data}
+    )
+
+
 class ClientPod:
     """llamactl, the SDK and steady load, out of the product's own image.
 
@@ -33,10 +41,7 @@ class ClientPod:
         """Make the pod, or use the one of that namespace."""
         if self.space.find("pod", NAME) is not None:
             return self
-        scripts = {path.name: path.read_text() for path in sorted(INSIDE.glob("*.py"))}
-        self.space.apply(
-            {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "e2e"}, "data": scripts}
-        )
+        scripts(self.space)
         self.space.run_pod(
             NAME, self.space.image, ["sleep", "infinity"],
             volumes=[{"name": "e2e", "configMap": {"name": "e2e"}}],

@@ -33,6 +33,10 @@ KEEP = os.environ.get("LLAMADEPLOY_E2E_KEEP") == "1"
 """Leave namespaces and releases where they are, to look at them."""
 
 
+INDEX_URL = "http://index.llamadeploy-e2e.svc.cluster.local:8080/simple"
+"""Of the package index that one scenario runs."""
+
+
 def say(line: str) -> None:
     """Progress, past pytest's capture."""
     os.write(2, f"{line}\n".encode())
@@ -121,9 +125,31 @@ def values(images: Callable[[str], str]) -> Json:
         "settings": {
             "redisImage": images("redis"),
             "imagePullPolicy": "IfNotPresent",
+            "indexUrl": INDEX_URL,
             "logFormat": "text",
         },
     }
+
+
+@pytest.fixture(scope="session")
+def broker_values(operator: Json, helm: Helm, images: Callable[[str], str]) -> Json:
+    """The values with RabbitMQ's image, installed: the short run needs Redis alone."""
+    operator["settings"]["rabbitmqImage"] = images("rabbitmq")
+    helm.upgrade("llamadeploy-operator", operator)
+    return operator
+
+
+@pytest.fixture
+def provider_other_tag(provider: Provider) -> Callable[[], str]:
+    """The product's image under another tag, when it is asked for."""
+
+    def tag() -> str:
+        try:
+            return provider.other_tag()
+        except ImageUnavailableError as error:
+            pytest.skip(str(error))
+
+    return tag
 
 
 @pytest.fixture(scope="session")

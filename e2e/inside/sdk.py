@@ -30,8 +30,8 @@ async def human(deployment: Any) -> dict[str, Any]:
     task = await deployment.tasks.create(definition)
     asked = ""
     async for event in task.events():
-        if "prefix" in event:
-            asked = event["prefix"]
+        if "prefix" in event.get("_data", {}):
+            asked = event["_data"]["prefix"]
             await task.send_event(HumanResponseEvent(response="Lisbon"), "trip_planner")
     return {"asked": asked, "result": (await task.result(60)).result}
 
