@@ -11,6 +11,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit
 
 from llamadeploy.environments.dependencies import Dependencies
 from llamadeploy.exceptions import ConfigurationError
@@ -84,6 +85,11 @@ class Installer:
         }
         if index := server.get("LLAMADEPLOY_INDEX_URL", "").strip():
             environ["PIP_INDEX_URL"] = environ["UV_DEFAULT_INDEX"] = index
+            if index.startswith("http://"):
+                # An index inside a cluster has no TLS; pip would ignore it without a word.
+                host = urlsplit(index).netloc.rpartition("@")[2]
+                trusted = environ.get("PIP_TRUSTED_HOST", "").split()
+                environ["PIP_TRUSTED_HOST"] = " ".join([*trusted, host])
         if self.name == "uv":
             _translate(environ)
             for line in set_.lines:
