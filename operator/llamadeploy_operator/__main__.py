@@ -27,7 +27,6 @@ from llamadeploy_operator.cluster.kinds import (
     POD,
     POD_MONITOR,
     VOLUME_CLAIM,
-    WORKFLOW_SERVICE,
     Kind,
 )
 from llamadeploy_operator.cluster.metadata_watch import MetadataWatch
@@ -84,10 +83,9 @@ class Operator:
 
     def changed(self, kind: Kind, body: dict[str, Any]) -> None:
         """Something was seen to change: reconcile whom it concerns."""
-        # Children change several times in a row, mostly by their controllers' hands.
-        delay = 0.0 if kind in (DEPLOYMENT, WORKFLOW_SERVICE) else CHILD_DELAY
-        for key in self.routes.of(kind, body):
-            self.queue.add(key, delay)
+        for key, urgent in self.routes.of(kind, body):
+            # Children change several times in a row, mostly by their controllers' hands.
+            self.queue.add(key, 0.0 if urgent else CHILD_DELAY, patient=not urgent)
 
     async def run(self, stop: asyncio.Event, *others: asyncio.Task[None]) -> None:
         """Watch and reconcile until ``stop``.

@@ -6,7 +6,10 @@ Pure asyncio; knows nothing of Kubernetes. What a key means is the worker's matt
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import logging
+import math
 import random
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import dataclass
@@ -16,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 
+#: Seconds for which a patient key lets others pass.
+PATIENCE = 30.0
 #: Seconds before the first retry; doubled for each further one, up to the limit.
 RETRY_FIRST = 0.5
 RETRY_LIMIT = 120.0
@@ -41,7 +46,11 @@ class Backoff:
 
 
 class ReconcileQueue(Generic[Key]):
-    """A set of due keys with the order of their arrival.
+    """A set of due keys, in the order of their arrival; ``patient`` ones let others pass.
+
+    A patient key that has waited for :data:`PATIENCE` seconds passes those that came later: a
+    thousand new resources get their children first and what became of them is looked at once,
+    when there is more to see, but never much later.
 
     ``add`` may be called as often as one likes: a key that already waits is not queued twice, and
     a key that is being worked on is worked on once more afterwards, so that the last change is
@@ -62,16 +71,18 @@ class ReconcileQueue(Generic[Key]):
         self._expected = expected
         self._concurrency = concurrency
         self._backoff = backoff or Backoff()
-        self._ready: asyncio.Queue[Key] = asyncio.Queue()
-        self._queued: set[Key] = set()
+        # A key that became more urgent is in it twice: the entry of the time in _queued counts.
+        self._ready: asyncio.PriorityQueue[tuple[float, int, Key]] = asyncio.PriorityQueue()
+        self._numbers = itertools.count()
+        self._queued: dict[Key, float] = {}
         self._running: set[Key] = set()
-        self._again: set[Key] = set()
+        self._again: dict[Key, bool] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
         self._failures: dict[Key, int] = {}
 
     def depth(self) -> int:
         """Keys that could be worked on now; those that wait for their time do not count."""
-        return self._ready.qsize() + len(self._again)
+        return len(self._queued) + len(self._again)
 
     def busy(self) -> int:
         """Keys that are being worked on at this moment."""
@@ -81,23 +92,26 @@ class ReconcileQueue(Generic[Key]):
         """Keys that wait for their time."""
         return len(self._timers)
 
-    def add(self, key: Key, delay: float = 0.0) -> None:
+    def add(self, key: Key, delay: float = 0.0, *, patient: bool = False) -> None:
         """Let ``key`` be worked on, at once or in ``delay`` seconds.
 
-        Of several delays the earliest counts: a later ``add`` never postpones a key.
+        Of several delays the earliest counts, and one that is not patient: a later ``add`` never
+        postpones a key.
         """
         if delay > 0:
-            self._add_later(key, delay)
+            self._add_later(key, delay, patient)
             return
         if timer := self._timers.pop(key, None):
             timer.cancel()
         if key in self._running:
-            self._again.add(key)
-        elif key not in self._queued:
-            self._queued.add(key)
-            self._ready.put_nowait(key)
+            self._again[key] = patient and self._again.get(key, True)
+            return
+        place = asyncio.get_running_loop().time() + (PATIENCE if patient else 0.0)
+        if place < self._queued.get(key, math.inf):
+            self._queued[key] = place
+            self._ready.put_nowait((place, next(self._numbers), key))
 
-    def _add_later(self, key: Key, delay: float) -> None:
+    def _add_later(self, key: Key, delay: float, patient: bool) -> None:
         if key in self._queued or key in self._again:
             return
         loop = asyncio.get_running_loop()
@@ -106,7 +120,9 @@ class ReconcileQueue(Generic[Key]):
             if timer.when() <= loop.time() + delay:
                 return
             timer.cancel()
-        self._timers[key] = loop.call_later(delay, self.add, key)
+        self._timers[key] = loop.call_later(
+            delay, functools.partial(self.add, key, patient=patient)
+        )
 
     async def run(self) -> None:
         """Work until cancelled, with at most ``concurrency`` keys at a time."""
@@ -116,16 +132,17 @@ class ReconcileQueue(Generic[Key]):
 
     async def _work(self) -> None:
         while True:
-            key = await self._ready.get()
-            self._queued.discard(key)
+            place, _, key = await self._ready.get()
+            if self._queued.get(key) != place:
+                continue
+            del self._queued[key]
             self._running.add(key)
             try:
                 await self._once(key)
             finally:
                 self._running.discard(key)
                 if key in self._again:
-                    self._again.discard(key)
-                    self.add(key)
+                    self.add(key, patient=self._again.pop(key))
 
     async def _once(self, key: Key) -> None:
         try:
@@ -142,8 +159,8 @@ class ReconcileQueue(Generic[Key]):
                 error,
                 exc_info=not isinstance(error, self._expected),
             )
-            self._add_later(key, delay)
+            self._add_later(key, delay, patient=True)
             return
         self._failures.pop(key, None)
         if again_in is not None:
-            self._add_later(key, again_in)
+            self._add_later(key, again_in, patient=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import logging
 import random
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -16,7 +17,7 @@ from llamadeploy.logs import log_context
 from llamadeploy_operator import metrics
 from llamadeploy_operator.cluster.api import Api, ApiError
 from llamadeploy_operator.cluster.apply import Applier, ChangeSet, key_of, prune
-from llamadeploy_operator.cluster.cache import Cache, ObjectKey
+from llamadeploy_operator.cluster.cache import Cache, ObjectKey, controller
 from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import BY_KIND, DEPLOYMENT, WORKFLOW_SERVICE
@@ -33,9 +34,10 @@ from llamadeploy_operator.desired import (
 from llamadeploy_operator.desired.children import kept
 from llamadeploy_operator.errors import Problem, SpecError
 from llamadeploy_operator.gather import Gathered, Gatherer
-from llamadeploy_operator.reasons import Condition, Reason
+from llamadeploy_operator.reasons import Reason
 from llamadeploy_operator.routing import Key, Routes
 from llamadeploy_operator.status import deployment_status, service_status
+from llamadeploy_operator.status_news import MINOR_SECONDS, minor, news
 
 logger = logging.getLogger(__name__)
 
@@ -70,6 +72,8 @@ class Reconciler:
         self._resync = resync_seconds
         self._applier = Applier(api, cache)
         self._secrets = InternalSecrets(api, cache)
+        # Since when a status differs in what can wait.
+        self._minor_since: dict[Key, float] = {}
 
     async def __call__(self, key: Key) -> float | None:
         """Seconds after which to look again, or ``None`` where the resource is gone.
@@ -89,6 +93,7 @@ class Reconciler:
         live = self._cache.get(kind, key.namespace, key.name)
         if live is None or live["metadata"].get("deletionTimestamp"):
             self._routes.consumes(key, set())
+            self._minor_since.pop(key, None)
             return None
         gathered, changes, context = Gathered(), ChangeSet(), None
         try:
@@ -98,13 +103,15 @@ class Reconciler:
             changes.problems.append(error.problem)
         except ApiError as error:
             # Said once, so that people see why nothing moves; the queue tries again.
-            await self._report(live, context, [_cluster_problem(error)])
+            await self._report(key, live, context, [_cluster_problem(error)])
             raise
         finally:
             self._routes.consumes(key, gathered.reads)
         if changes.changed:
             logger.info("applied %d, deleted %d", len(changes.applied), len(changes.deleted))
-        await self._report(live, context, gathered.problems + changes.problems)
+        later = await self._report(key, live, context, gathered.problems + changes.problems)
+        if later is not None:
+            return later
         hurry = gathered.unreadable or changes.waiting or changes.problems
         # Spread, so that what was seen together at the start does not come back together.
         resync = self._resync * random.uniform(0.9, 1.1)  # noqa: S311
@@ -139,11 +146,13 @@ class Reconciler:
 
     async def _report(
         self,
+        key: Key,
         live: Json,
         context: DeploymentContext | ServiceContext | None,
         problems: list[Problem],
-    ) -> None:
-        """Write the status, and tell in an Event what has newly become wrong or right."""
+    ) -> float | None:
+        """Write the status, and tell in an Event what has newly become wrong or right; gives the
+        seconds after which it is to be looked at again where that can wait."""
         metadata = live["metadata"]
         of_deployment = live["kind"] == "Deployment"
         observed = observe(
@@ -159,32 +168,28 @@ class Reconciler:
         if not of_deployment:
             build, kind = service_status, WORKFLOW_SERVICE
         status = build(live, context, observed, problems, now)
-        key = ObjectKey(kind, metadata["namespace"], metadata["name"])
-        if await write_status(self._api, self._cache, key, live, status):
-            told = news(live.get("status") or {}, status)
-            if not live.get("status") and isinstance(context, DeploymentContext):
+        former = live.get("status") or {}
+        if former != status and minor(former, status):
+            since = self._minor_since.setdefault(key, time.monotonic())
+            if (left := since + MINOR_SECONDS - time.monotonic()) > 0:
+                return left
+        self._minor_since.pop(key, None)
+        found = ObjectKey(kind, metadata["namespace"], metadata["name"])
+        if await write_status(self._api, self._cache, found, live, status):
+            self._routes.wrote(key, self._cache.version(*found) or "")
+            told = news(former, status)
+            if not former and isinstance(context, DeploymentContext):
                 told += [(str(reason), text, True) for reason, text in notices(context)]
-            for reason, message, warning in told:
+            await self._tell(live, told)
+        return None
+
+    async def _tell(self, live: Json, told: list[tuple[str, str, bool]]) -> None:
+        for reason, message, warning in told:
+            # That a service of a Deployment's is ready, the Deployment's own Event says.
+            if warning or controller(live["metadata"]) is None:
                 await self._events.record(
                     live, reason, message, kind="Warning" if warning else "Normal"
                 )
-
-
-def news(old: Json, new: Json) -> list[tuple[str, str, bool]]:
-    """What a person would want to know of a new status: ``(reason, message, is a warning)``."""
-    before = {item["type"]: item for item in old.get("conditions") or ()}
-    told = []
-    for item in new.get("conditions") or ():
-        kind, status = item["type"], item["status"]
-        known = before.get(kind) or {}
-        if (known.get("status"), known.get("reason")) == (status, item.get("reason")):
-            continue
-        bad = (Condition.STALLED, Condition.DEGRADED, Condition.SCALING_LIMITED)
-        if kind in bad and status == "True":
-            told.append((item["reason"], item.get("message", ""), True))
-        elif kind == Condition.READY and status == "True":
-            told.append((item["reason"], item.get("message", "") or "Ready", False))
-    return told
 
 
 def _cluster_problem(error: ApiError) -> Problem:

@@ -30,11 +30,27 @@ class Key(NamedTuple):
         return f"{self.kind} {self.namespace}/{self.name}"
 
 
+class Due(NamedTuple):
+    """A key that is due; ``urgent``: a person may wait for it, and nothing was done yet."""
+
+    key: Key
+    urgent: bool = False
+
+
+class _Seen(NamedTuple):
+    uid: str
+    generation: int
+    runtime: Any
+
+
 class Routes:
     """Finds the custom resources that an object's change concerns."""
 
     def __init__(self, cache: Cache) -> None:
         self._cache = cache
+        # Of custom resources: what matters to others, and the version that we wrote last.
+        self._seen: dict[Key, _Seen] = {}
+        self._wrote: dict[Key, str] = {}
         self._consumers: defaultdict[ObjectKey, set[Key]] = defaultdict(set)
         self._consumed: dict[Key, set[ObjectKey]] = {}
 
@@ -50,39 +66,65 @@ class Routes:
         for item in objects:
             self._consumers[item].add(key)
 
-    def of(self, kind: Kind, body: Mapping[str, Any]) -> Iterator[Key]:
+    def wrote(self, key: Key, version: str) -> None:
+        """Whoever reconciles ``key`` wrote its status: the event that tells of this version is no
+        reason to look at it again."""
+        self._wrote[key] = version
+
+    def of(self, kind: Kind, body: Mapping[str, Any]) -> Iterator[Due]:
         """The keys that are due after a change of this object."""
         metadata = body["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
-        if kind == DEPLOYMENT:
-            yield Key("Deployment", namespace, name)
-            yield from self._services_of(namespace, name)
-            return
-        if kind == WORKFLOW_SERVICE:
-            yield Key("WorkflowService", namespace, name)
-            parent = ((body.get("spec") or {}).get("deploymentRef") or {}).get("name")
-            if parent:
-                yield Key("Deployment", namespace, parent)
-                # Its service's name may be another's now, or free again.
-                yield from self._services_of(namespace, parent)
+        if kind in (DEPLOYMENT, WORKFLOW_SERVICE):
+            yield from self._of_custom_resource(kind, body)
         if kind == POD:
             yield from self._of_pod(namespace, metadata.get("labels") or {})
         if kind in METADATA_ONLY:
-            yield from self._consumers.get(ObjectKey(kind, namespace, name), ())
+            for key in self._consumers.get(ObjectKey(kind, namespace, name), ()):
+                yield Due(key, urgent=True)
         reference = controller(metadata)
         if reference is not None:
-            yield Key(reference["kind"], namespace, reference["name"])
+            yield Due(Key(reference["kind"], namespace, reference["name"]))
 
-    def _services_of(self, namespace: str, deployment: str) -> Iterator[Key]:
+    def _of_custom_resource(self, kind: Kind, body: Mapping[str, Any]) -> Iterator[Due]:
+        metadata = body["metadata"]
+        key = Key(kind.kind, metadata["namespace"], metadata["name"])
+        runtime = (body.get("status") or {}).get("runtime")
+        known = self._seen.get(key)
+        self._seen[key] = seen = _Seen(metadata["uid"], metadata.get("generation", 0), runtime)
+        changed = known is None or known[:2] != seen[:2]
+        if self._cache.version(kind, *key[1:]) is None:
+            changed = True
+            self._seen.pop(key, None)
+            self._wrote.pop(key, None)
+        if changed or metadata["resourceVersion"] != self._wrote.get(key):
+            yield Due(key, urgent=changed)
+        if kind == DEPLOYMENT:
+            # The first record of a runtime is what its services run already.
+            moved = known is not None and known.runtime not in (None, runtime)
+            if changed or moved:
+                yield from self._services_of(key.namespace, key.name, urgent=changed)
+            return
+        parent = ((body.get("spec") or {}).get("deploymentRef") or {}).get("name")
+        if parent:
+            yield Due(Key("Deployment", key.namespace, parent))
+            if changed:
+                # Its service's name may be another's now, or free again.
+                yield from self._services_of(key.namespace, parent)
+
+    def _services_of(
+        self, namespace: str, deployment: str, *, urgent: bool = False
+    ) -> Iterator[Due]:
         for key in self._cache.services_of(namespace, deployment):
-            yield Key("WorkflowService", namespace, key.name)
+            yield Due(Key("WorkflowService", namespace, key.name), urgent)
 
-    def _of_pod(self, namespace: str, labels: Mapping[str, str]) -> Iterator[Key]:
+    def _of_pod(self, namespace: str, labels: Mapping[str, str]) -> Iterator[Due]:
         if owner := labels.get(names.WORKFLOW_SERVICE_LABEL):
             name = self._unshortened(WORKFLOW_SERVICE, namespace, owner)
-            yield Key("WorkflowService", namespace, name)
+            yield Due(Key("WorkflowService", namespace, name))
         elif owner := labels.get(names.DEPLOYMENT_LABEL):
-            yield Key("Deployment", namespace, self._unshortened(DEPLOYMENT, namespace, owner))
+            name = self._unshortened(DEPLOYMENT, namespace, owner)
+            yield Due(Key("Deployment", namespace, name))
 
     def _unshortened(self, kind: Kind, namespace: str, label: str) -> str:
         """The name behind a label, which holds only a hashed form of a long one."""

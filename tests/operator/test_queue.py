@@ -7,6 +7,8 @@ import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+import pytest
+
 from llamadeploy_operator.queue import Backoff, ReconcileQueue
 
 SOON = Backoff(first=0.01, limit=0.04, jitter=0.0)
@@ -173,3 +175,54 @@ async def test_what_is_no_exception_ends_the_queue() -> None:
         assert group.subgroup(Stop) is not None
     else:
         raise AssertionError("it went on")
+
+
+async def test_patient_keys_let_others_pass_but_not_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    seen: list[str] = []
+
+    async def work(key: str) -> None:
+        seen.append(key)
+
+    queue = ReconcileQueue(work, concurrency=1)
+    queue.add("old", patient=True)
+    queue.add("patient", patient=True)
+    queue.add("hurried", patient=True)
+    queue.add("first")
+    queue.add("hurried")
+    queue.add("hurried", patient=True)
+    assert queue.depth() == 4
+    async with running(queue):
+        await until(lambda: len(seen) == 4)
+    assert seen == ["first", "hurried", "old", "patient"]
+    seen.clear()
+    # One that has waited long enough is before those that came after that.
+    monkeypatch.setattr("llamadeploy_operator.queue.PATIENCE", -1.0)
+    queue.add("new")
+    queue.add("long ago", patient=True)
+    async with running(queue):
+        await until(lambda: len(seen) == 2)
+    assert seen == ["long ago", "new"]
+
+
+async def test_a_key_that_is_worked_on_comes_again_as_urgently_as_asked() -> None:
+    seen: list[str] = []
+    begun, go_on = asyncio.Event(), asyncio.Event()
+
+    async def work(key: str) -> None:
+        seen.append(key)
+        begun.set()
+        await go_on.wait()
+
+    queue = ReconcileQueue(work, concurrency=1)
+    queue.add("a")
+    async with running(queue):
+        await begun.wait()
+        queue.add("b", patient=True)
+        queue.add("a", patient=True)
+        queue.add("a")
+        queue.add("a", patient=True)
+        go_on.set()
+        await until(lambda: len(seen) == 3)
+    assert seen == ["a", "a", "b"]

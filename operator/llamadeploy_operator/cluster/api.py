@@ -276,4 +276,4 @@ async def watch_lines(
         *lines, buffer = (buffer + chunk).split(b"\n")
         for line in lines:
             if line:
-                yield json.loads(line)
+                yield msgspec.json.decode(line)

@@ -34,6 +34,10 @@ logger = logging.getLogger(__name__)
 
 Json = dict[str, Any]
 
+#: A resourceVersion that no object has, for etcd's first write has another: an apply with it
+#: creates, or is refused (409) where there is an object. That saves a look at each new child.
+NO_OBJECT = "1"
+
 
 @dataclass
 class ChangeSet:
@@ -66,10 +70,6 @@ class Applier:
     def __init__(self, api: Api, cache: Cache) -> None:
         self._api = api
         self._cache = cache
-        # Fields that the API server does not book as ours even right after an apply (it drops some
-        # that equal their zero value): known by the hash of the manifest, so that they are not
-        # applied again and again.
-        self._never_ours: dict[str, str] = {}
 
     async def apply(self, manifest: Json, changes: ChangeSet) -> None:
         """Apply one child; everything that is wrong with it becomes a problem in ``changes``.
@@ -84,7 +84,12 @@ class Applier:
         if self._cache.steady(key) == wanted:
             changes.unchanged.append(key)
             return
-        live = self._cache.get(*key) or await self._look(key)
+        live = self._cache.get(*key)
+        if live is None:
+            if await self._create(key, stamp, changes):
+                return
+            # There is one that the watches do not show: it is new, or without our labels.
+            live = await self._look(key)
         if live is not None:
             if not may_have(live, manifest):
                 changes.problems.append(name_conflict(key, live))
@@ -92,7 +97,7 @@ class Applier:
             if live["metadata"].get("deletionTimestamp"):
                 changes.waiting.append(key)
                 return
-            if self._steady(live, stamp):
+            if self._steady(key, live, stamp):
                 if self._cache.version(*key) == live["metadata"]["resourceVersion"]:
                     self._cache.note_steady(key, wanted)
                 changes.unchanged.append(key)
@@ -104,14 +109,19 @@ class Applier:
             stamp["metadata"]["uid"] = live["metadata"]["uid"]
         if kind == WORKFLOW_SERVICE and live is not None:
             await self._hand_over_replicas(key, live, manifest)
+        await self._send(key, stamp, changes)
+
+    async def _create(self, key: ObjectKey, stamp: Json, changes: ChangeSet) -> bool:
+        """Apply what is not there, as far as is known; ``False``: there is an object of that name,
+        and it is as it was."""
+        metadata = {**stamp["metadata"], "resourceVersion": NO_OBJECT}
         try:
-            await self._send(key, stamp)
+            await self._send(key, {**stamp, "metadata": metadata}, changes)
         except ApiError as error:
-            if not error.permanent:
-                raise
-            changes.problems.append(_refused(key, error))
-            return
-        changes.applied.append(key)
+            if error.conflict:
+                return False
+            raise
+        return True
 
     async def _renew(self, key: ObjectKey, live: Json, stamp: Json, changes: ChangeSet) -> None:
         """A Job's template is immutable. One that was made from another manifest (a proxy was set,
@@ -125,19 +135,28 @@ class Applier:
         await self._api.delete(key.kind, key.namespace, key.name, uid=live["metadata"]["uid"])
         changes.waiting.append(key)
 
-    async def _send(self, key: ObjectKey, stamp: Json) -> None:
-        result = await self._api.apply(key.kind, key.namespace, stamp, manager=names.MANAGER)
+    async def _send(self, key: ObjectKey, stamp: Json, changes: ChangeSet) -> None:
+        try:
+            result = await self._api.apply(key.kind, key.namespace, stamp, manager=names.MANAGER)
+        except ApiError as error:
+            if not error.permanent:
+                raise
+            changes.problems.append(_refused(key, error))
+            return
+        changes.applied.append(key)
         self._cache.put(key.kind, result)
         lost = missing(result, stamp, names.MANAGER)
-        if lost is not None:
+        if lost is None:
+            self._cache.note_steady(key, _applied(stamp))
+        else:
             logger.debug("%s %s: %s is not kept as applied", key.kind.kind, key.name, lost)
-            self._never_ours[_applied(stamp)] = lost
+            self._cache.note_lost(key, _applied(stamp), lost)
 
-    def _steady(self, live: Json, stamp: Json) -> bool:
+    def _steady(self, key: ObjectKey, live: Json, stamp: Json) -> bool:
         if is_steady(live, stamp, names.MANAGER):
             return True
         wanted = _applied(stamp)
-        lost = self._never_ours.get(wanted)
+        lost = self._cache.lost(key, wanted)
         return (
             lost is not None
             and (live["metadata"].get("annotations") or {}).get(APPLIED_ANNOTATION) == wanted

@@ -45,6 +45,7 @@ class Cache:
         self._by_label: defaultdict[tuple[Kind, str, str], set[ObjectKey]] = defaultdict(set)
         self._by_namespace: defaultdict[tuple[Kind, str], set[ObjectKey]] = defaultdict(set)
         self._steady: dict[ObjectKey, str] = {}
+        self._lost: dict[ObjectKey, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -75,6 +76,7 @@ class Cache:
         known = self._entries.get(key)
         if known is not None and uid in (None, known.uid):
             self._unlink(key, known)
+            self._lost.pop(key, None)
             del self._entries[key]
 
     def get(self, kind: Kind, namespace: str, name: str) -> Json | None:
@@ -96,6 +98,18 @@ class Cache:
         wants it: most looks at a child find what the look before found."""
         if key in self._entries:
             self._steady[key] = digest
+
+    def lost(self, key: ObjectKey, digest: str) -> str | None:
+        """What was given to :meth:`note_lost` for an object and the manifest with this hash."""
+        known, path = self._lost.get(key, ("", ""))
+        return path if known == digest else None
+
+    def note_lost(self, key: ObjectKey, digest: str, path: str) -> None:
+        """Remember, as long as the object lives, that the API server does not book a field as ours
+        even right after an apply (it drops some that equal their zero value), so that it is not
+        applied again and again."""
+        if key in self._entries:
+            self._lost[key] = (digest, path)
 
     def keys(self, kind: Kind, namespace: str | None = None) -> list[ObjectKey]:
         """All objects of a kind, in one namespace or in all."""

@@ -91,9 +91,7 @@ class MetadataWatch:
             path = self._kind.path(self._namespace)
             page = await self._api.request("GET", path, query=query, accept=METADATA_LIST)
             for item in page.get("items") or ():
-                key = self._sink.seen(self._kind, _trimmed(item))
-                found.add(key)
-                self._changed(self._kind, item)
+                found.add(self._sink.found(self._kind, _trimmed(item)))
             if not page["metadata"].get("continue"):
                 break
             query["continue"] = page["metadata"]["continue"]
@@ -123,10 +121,11 @@ class MetadataWatch:
         self._sink.alive(self._kind, self._namespace)
         if event["type"] == "DELETED":
             self._sink.gone(self._kind, body)
-        elif event["type"] in ("ADDED", "MODIFIED"):
-            self._sink.seen(self._kind, _trimmed(body))
-        if event["type"] != "BOOKMARK":
             self._changed(self._kind, body)
+        elif event["type"] in ("ADDED", "MODIFIED"):
+            _, news = self._sink.seen(self._kind, _trimmed(body))
+            if news:
+                self._changed(self._kind, body)
         version: str = body["metadata"]["resourceVersion"]
         return version
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey
-from llamadeploy_operator.cluster.kinds import Kind
+from llamadeploy_operator.cluster.kinds import DEPLOYMENT, WORKFLOW_SERVICE, Kind
 from llamadeploy_operator.health import Watch, Watchdog
 
 Json = dict[str, Any]
@@ -15,8 +15,8 @@ Json = dict[str, Any]
 class Sink:
     """Takes what one watch or another has seen.
 
-    ``changed(kind, body)`` is called for an object that vanished between two lists: no event tells
-    of it. For events proper the one who feeds the sink tells.
+    ``changed(kind, body)`` is called for what lists bring: new states, and that an object is gone.
+    Of events the one who feeds the sink tells.
     """
 
     def __init__(
@@ -26,9 +26,24 @@ class Sink:
         self.watchdog = watchdog
         self._changed = changed
 
-    def seen(self, kind: Kind, body: Mapping[str, Any]) -> ObjectKey:
-        """An object as a list or an event has it."""
-        return self.cache.put(kind, body)
+    def seen(self, kind: Kind, body: Mapping[str, Any]) -> tuple[ObjectKey, bool]:
+        """An object as a list or an event has it; gives whether that is news.
+
+        What we wrote ourselves is known from the answer. Of custom resources it is news all the
+        same: it concerns another one too.
+        """
+        metadata = body["metadata"]
+        before = self.cache.version(kind, metadata["namespace"], metadata["name"])
+        key = self.cache.put(kind, body)
+        custom = kind in (DEPLOYMENT, WORKFLOW_SERVICE)
+        return key, custom or self.cache.version(*key) != before
+
+    def found(self, kind: Kind, body: Json) -> ObjectKey:
+        """An object in a list; who is concerned is told of it where it is news."""
+        key, news = self.seen(kind, body)
+        if news:
+            self._changed(kind, body)
+        return key
 
     def gone(self, kind: Kind, body: Mapping[str, Any]) -> None:
         """An object that a ``DELETED`` event tells of."""
@@ -59,10 +74,13 @@ class Sink:
 def slim(body: Mapping[str, Any]) -> Json:
     """What is needed to find out whom an object concerns, and no more."""
     metadata = body["metadata"]
-    kept = ("name", "namespace", "uid", "resourceVersion", "labels", "ownerReferences")
+    kept = (
+        "name", "namespace", "uid", "resourceVersion", "generation", "labels", "ownerReferences"
+    )  # fmt: skip
     return {
         "apiVersion": body.get("apiVersion"),
         "kind": body.get("kind"),
         "metadata": {key: metadata[key] for key in kept if key in metadata},
         "spec": {"deploymentRef": (body.get("spec") or {}).get("deploymentRef")},
+        "status": {"runtime": (body.get("status") or {}).get("runtime")},
     }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from llamadeploy_operator.cluster.kinds import APP, DEPLOYMENT, POD, SECRET, WOR
 from llamadeploy_operator.cluster.sink import Sink
 from llamadeploy_operator.cluster.status import difference
 from llamadeploy_operator.health import Watchdog
-from llamadeploy_operator.routing import Key, Routes
+from llamadeploy_operator.routing import Due, Key, Routes
 
 OWNER = {
     "apiVersion": "llamadeploy.io/v1alpha1",
@@ -102,20 +103,51 @@ def test_steady_is_said_of_one_state_only() -> None:
     assert cache.steady(key) is None
 
 
-def test_what_a_new_list_lacks_is_gone_and_told() -> None:
+def test_a_field_that_the_api_server_drops_is_known_while_the_object_lives() -> None:
+    cache = Cache()
+    key = ObjectKey(APP, "n", "a")
+    cache.note_lost(key, "hash", "spec.x")
+    assert cache.lost(key, "hash") is None  # it is not there
+    cache.put(APP, thing("a", 1))
+    cache.note_lost(key, "hash", "spec.x")
+    cache.put(APP, thing("a", 2))
+    assert (cache.lost(key, "hash"), cache.lost(key, "other")) == ("spec.x", None)
+    cache.drop(key)
+    cache.put(APP, thing("a", 3))
+    assert cache.lost(key, "hash") is None
+
+
+def test_lists_tell_of_what_is_new_and_of_what_is_gone() -> None:
     cache, told = Cache(), []
 
     def changed(kind: Kind, body: dict[str, Any]) -> None:
         told.append(body["metadata"]["name"])
 
     sink = Sink(cache, Watchdog(), changed)
-    kept = sink.seen(APP, thing("kept", 1))
-    sink.seen(APP, thing("gone", 1))
-    sink.seen(POD, thing("other-kind", 1))
+    kept = sink.found(APP, thing("kept", 1))
+    sink.found(APP, thing("gone", 1))
+    sink.found(POD, thing("other-kind", 1))
+    assert told == ["kept", "gone", "other-kind"]
+    told.clear()
+    assert sink.found(APP, thing("kept", 1)) == kept
     sink.listed(APP, None, {kept})
     assert told == ["gone"]
     assert {key.name for key in cache.keys(APP)} == {"kept"}
     assert {key.name for key in cache.keys(POD)} == {"other-kind"}
+
+
+def test_what_we_wrote_ourselves_is_no_news_but_of_custom_resources() -> None:
+    cache = Cache()
+    sink = Sink(cache, Watchdog(), lambda kind, body: None)
+    for kind, news in ((APP, False), (WORKFLOW_SERVICE, True)):
+        cache.put(kind, thing("a", 5))
+        assert sink.seen(kind, thing("a", 5))[1] is news
+        assert sink.seen(kind, thing("a", 4))[1] is news
+        assert sink.seen(kind, thing("a", 6))[1] is True
+
+
+def keys(found: Iterable[Due]) -> set[Key]:
+    return {item.key for item in found}
 
 
 def test_a_change_reaches_whom_it_concerns() -> None:
@@ -125,19 +157,60 @@ def test_a_change_reaches_whom_it_concerns() -> None:
         cache.put(WORKFLOW_SERVICE, thing(name, 1))
     deployment, first = Key("Deployment", "n", "d"), Key("WorkflowService", "n", "d-a")
     services = {first, Key("WorkflowService", "n", "d-b")}
-    assert set(routes.of(DEPLOYMENT, thing("d", 1))) == {deployment, *services}
-    assert set(routes.of(WORKFLOW_SERVICE, thing("d-a", 1))) == {deployment, *services}
-    assert set(routes.of(APP, thing("child", 1, ownerReferences=[OWNER]))) == {deployment}
+    assert keys(routes.of(DEPLOYMENT, thing("d", 1))) == {deployment, *services}
+    assert keys(routes.of(WORKFLOW_SERVICE, thing("d-a", 1))) == {deployment, *services}
+    assert keys(routes.of(APP, thing("child", 1, ownerReferences=[OWNER]))) == {deployment}
     labels = names.labels("d", names.WORKER, workflow_service="d-a")
-    assert set(routes.of(POD, thing("p", 1, labels=labels))) == {first}
+    assert keys(routes.of(POD, thing("p", 1, labels=labels))) == {first}
 
     secret = ObjectKey(SECRET, "n", "s")
-    assert set(routes.of(SECRET, thing("s", 1))) == set()
+    assert keys(routes.of(SECRET, thing("s", 1))) == set()
     routes.consumes(first, {secret})
     routes.consumes(deployment, {secret})
-    assert set(routes.of(SECRET, thing("s", 1))) == {first, deployment}
+    assert keys(routes.of(SECRET, thing("s", 1))) == {first, deployment}
     routes.consumes(first, set())
-    assert set(routes.of(SECRET, thing("s", 1))) == {deployment}
+    assert keys(routes.of(SECRET, thing("s", 1))) == {deployment}
+
+
+def test_a_status_concerns_its_resource_and_the_one_above() -> None:
+    cache = Cache()
+    routes = Routes(cache)
+    deployment, first = Key("Deployment", "n", "d"), Key("WorkflowService", "n", "d-a")
+    second = Key("WorkflowService", "n", "d-b")
+    cache.put(DEPLOYMENT, thing("d", 1))
+    for name in ("d-a", "d-b"):
+        cache.put(WORKFLOW_SERVICE, thing(name, 1))
+    new = set(routes.of(WORKFLOW_SERVICE, thing("d-a", 1, generation=1)))
+    assert new == {Due(first, urgent=True), Due(deployment), Due(first), Due(second)}
+    # Somebody else's change of what is no spec; our own; a change of the spec; the end.
+    assert set(routes.of(WORKFLOW_SERVICE, thing("d-a", 2, generation=1))) == {
+        Due(first), Due(deployment)
+    }  # fmt: skip
+    routes.wrote(first, "3")
+    assert set(routes.of(WORKFLOW_SERVICE, thing("d-a", 3, generation=1))) == {Due(deployment)}
+    assert Due(first, urgent=True) in set(
+        routes.of(WORKFLOW_SERVICE, thing("d-a", 4, generation=2))
+    )
+    cache.drop(ObjectKey(WORKFLOW_SERVICE, "n", "d-a"))
+    gone = keys(routes.of(WORKFLOW_SERVICE, thing("d-a", 5, generation=2)))
+    assert gone == {first, deployment, second}
+
+
+def test_a_deployment_that_runs_something_else_concerns_its_services() -> None:
+    cache = Cache()
+    routes = Routes(cache)
+    cache.put(DEPLOYMENT, thing("d", 1))
+    cache.put(WORKFLOW_SERVICE, thing("d-a", 1))
+    deployment, service = Key("Deployment", "n", "d"), Key("WorkflowService", "n", "d-a")
+
+    def due(version: int, image: str | None) -> set[Due]:
+        body = thing("d", version, generation=1)
+        return set(routes.of(DEPLOYMENT, body | {"status": {"runtime": image}}))
+
+    assert due(1, None) == {Due(deployment, urgent=True), Due(service, urgent=True)}
+    assert due(2, "image:1") == {Due(deployment)}
+    assert due(3, "image:1") == {Due(deployment)}
+    assert due(4, "image:2") == {Due(deployment), Due(service)}
 
 
 def test_the_pod_of_a_long_name_reaches_its_owner() -> None:
@@ -146,7 +219,7 @@ def test_the_pod_of_a_long_name_reaches_its_owner() -> None:
     cache.put(WORKFLOW_SERVICE, thing(name, 1))
     labels = names.labels("d", names.WORKER, workflow_service=name)
     assert labels[names.WORKFLOW_SERVICE_LABEL] != name
-    found = set(Routes(cache).of(POD, thing("p", 1, labels=labels)))
+    found = keys(Routes(cache).of(POD, thing("p", 1, labels=labels)))
     assert found == {Key("WorkflowService", "n", name)}
 
 
