@@ -73,7 +73,7 @@ def test_a_removed_service_drains_and_its_time_is_limited(
     control_plane.start_with(token_of(space))
     # Nothing there: gone.
     eventually(lambda: "d-old" not in space.names("wfs"), "it goes")
-    assert not draining(space)
+    eventually(lambda: not draining(space), "that is told no more")
 
     # Removed with a task, and put back: it goes on.
     space.patch("ldep", "d", {"spec": {"services": both}})
