@@ -10,6 +10,7 @@ from typing import Any
 from llamadeploy_operator import names
 from llamadeploy_operator.cluster.api import JSON, METADATA, Api, ApiError
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey, controller, controller_uid
+from llamadeploy_operator.cluster.claims import foreign_claim
 from llamadeploy_operator.cluster.kinds import (
     APP,
     JOB,
@@ -86,6 +87,11 @@ class Applier:
             return
         live = self._cache.get(*key)
         if live is None:
+            if kind == STATEFUL_SET:
+                problem = await foreign_claim(self._api, self._cache, manifest)
+                if problem is not None:
+                    changes.problems.append(problem)
+                    return
             if await self._create(key, stamp, changes):
                 return
             # There is one that the watches do not show: it is new, or without our labels.

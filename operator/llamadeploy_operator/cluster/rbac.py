@@ -43,7 +43,8 @@ RULES = (
     Rule("policy", ("poddisruptionbudgets",), CHILD, "voluntary disruptions"),
     Rule("networking.k8s.io", ("networkpolicies",), CHILD, "who may reach pods"),
     Rule("batch", ("jobs",), CHILD, "resolving sources"),
-    Rule("", ("pods", "persistentvolumeclaims"), ("list", "watch"), "why something is not ready"),
+    Rule("", ("pods",), ("list", "watch"), "why something is not ready"),
+    Rule("", ("persistentvolumeclaims",), WATCH, "why not; and whose a volume is"),
     Rule("", ("pods/log",), ("get",), "what a resolver Job found"),
     Rule("", ("events",), ("create",), "what a person would want to know"),
 )  # fmt: skip

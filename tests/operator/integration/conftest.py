@@ -6,8 +6,9 @@ import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 
@@ -17,6 +18,7 @@ from e2e.cluster.api import Api
 from e2e.cluster.fault_proxy import FaultProxy
 from e2e.control_plane_process import ControlPlaneProcess
 from e2e.operator_process import SYSTEM, Namespace, OperatorProcess, create_once, grant
+from llamadeploy_operator import names
 
 
 @pytest.fixture(scope="session")
@@ -28,6 +30,15 @@ def system(api_server: Any) -> str:
 
 
 Start = Callable[..., OperatorProcess]
+
+POD_SPEC = {
+    "replicas": 0,
+    "selector": {"matchLabels": {"a": "b"}},
+    "template": {
+        "metadata": {"labels": {"a": "b"}},
+        "spec": {"containers": [{"name": "a", "image": "b"}]},
+    },
+}
 
 
 @contextmanager
@@ -65,6 +76,64 @@ def space(api: Api, namespace: str) -> Namespace:
     space = Namespace(api, namespace)
     space.create("configmap", {"metadata": {"name": "code"}, "data": {"workflow.py": "flow = 1"}})
     return space
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """Somebody else's objects that have the names of the children of a Deployment ``f``."""
+
+    space: Namespace
+
+    #: Of this spec.
+    SPEC: ClassVar[dict[str, Any]] = {
+        "messageQueue": {
+            "type": "redis", "redis": {"exclusiveMode": True, "url": "redis://redis.invalid:6379"}
+        },
+        "controlPlane": {"replicas": 2, "stateStore": {"managed": {}}},
+    }  # fmt: skip
+
+    BODIES: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {
+        ("service", "f-control-plane"): {"spec": {"ports": [{"port": 80}]}},
+        ("serviceaccount", "f-workers"): {},
+        ("networkpolicy", "f-workers"): {"spec": {"podSelector": {}}},
+        ("pdb", "f-control-plane"): {"spec": {"selector": {"matchLabels": {"a": "b"}}}},
+        ("configmap", "f-config"): {"data": {"a": "b"}},
+        ("secret", "f-internal"): {"data": {"a": "Yg=="}},
+        ("secret", "f-addresses"): {"data": {"a": "Yg=="}},
+        ("deployment", "f-orchestrator"): {"spec": POD_SPEC},
+        ("statefulset", "f-state-store"): {"spec": {"serviceName": "a", **POD_SPEC}},
+        ("wfs", "f-echo"): {
+            "apiVersion": "llamadeploy.io/v1alpha1",
+            "kind": "WorkflowService",
+            "spec": {
+                "deploymentRef": {"name": "elsewhere"},
+                "path": "a:b",
+                "source": {"configMap": {"name": "code"}},
+            },
+        },
+    }
+
+    def create(self) -> None:
+        for (kind, name), body in self.BODIES.items():
+            self.space.create(kind, {"metadata": {"name": name}, **body})
+
+    def assert_untouched(self) -> None:
+        for (kind, name), body in self.BODIES.items():
+            found = self.space.get(kind, name)
+            assert not found["metadata"].get("ownerReferences"), found
+            assert "app.kubernetes.io/managed-by" not in (found["metadata"].get("labels") or {})
+            assert found.get("data") == body.get("data")
+            writers = {
+                (entry["manager"], entry.get("subresource"))
+                for entry in found["metadata"].get("managedFields") or ()
+            }
+            # A WorkflowService is told what it lacks, whosever it is.
+            assert writers.isdisjoint({(names.MANAGER, None)}), found
+
+
+@pytest.fixture
+def foreign(space: Namespace) -> Foreign:
+    return Foreign(space)
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,14 @@ def test_pod_monitors_are_made_where_they_exist(
             lambda: space.get("podmonitor", "d-config")["spec"] == made["spec"], "it is repaired"
         )
         eventually(lambda: space.names("podmonitor") == {"d-config"}, "it is pruned")
+        # Somebody else's of that name is looked at.
+        space.create("podmonitor", {**stale, "metadata": {"name": "e-config"}})
+        space.create("ldep", deployment("e", services=[], defaultService=None))
+        eventually(
+            lambda: space.condition("ldep", "e", "Stalled")[:2] == ("True", "NameConflict"),
+            "it is told",
+        )
+        space.delete("ldep", "e")
         settled(space, present)
         used = set()
         for request in audit.requests(user="operator"):

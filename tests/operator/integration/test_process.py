@@ -28,6 +28,9 @@ def ready_children(space: Namespace) -> bool:
     return {"d-control-plane", "d-echo-worker"} <= space.names("deployment")
 
 
+POD: dict[str, Any] = {"spec": {"containers": [{"name": "a", "image": "b"}]}}
+
+
 def two_services(**more: Any) -> dict[str, Any]:
     return deployment(services=[service("echo", replicas=2), service("other")], **more)
 
@@ -270,6 +273,7 @@ def test_each_right_is_used_and_none_is_missing(
     start_operator: Start,
     api_server: Any,
     control_plane: ControlPlaneProcess,
+    foreign: Any,
 ) -> None:
     """With exactly the listed rights; what seldom happens is made to happen here."""
     audit = api_server.audit
@@ -324,6 +328,20 @@ def test_each_right_is_used_and_none_is_missing(
     pod = eventually(pods_of_the_job, "its pod")[0]
     space.patch("pod", pod, {"status": {"phase": "Succeeded"}}, "status")
     eventually(lambda: ("", "pods/log", "get") not in unused(), "its log is asked for")
+    # Somebody else's objects with names of children are looked at, and left alone.
+    foreign.create()
+    space.create("ldep", deployment("f", services=[service("echo"), pinned("f")], **foreign.SPEC))
+    resolver = eventually(
+        lambda: [name for name in space.names("job") if name.startswith("f-")], "its Job"
+    )[0]
+    stranger = {"template": {"spec": {"restartPolicy": "Never", **POD["spec"]}}}
+    space.patch("ldep", "f", {"spec": {"services": [service("echo")]}})
+    eventually(lambda: resolver not in space.names("job"), "the Job goes")
+    space.create("job", {"metadata": {"name": resolver}, "spec": stranger})
+    space.patch("ldep", "f", {"spec": {"services": [service("echo"), pinned("f")]}})
+    eventually(lambda: ("batch", "jobs", "get") not in unused(), "a stranger's Job is looked at")
+    eventually(lambda: space.condition("ldep", "f", "Stalled")[0] == "True", "it is told")
+    space.delete("ldep", "f")
     # A login less: the Secret that held it is pruned.
     change(services=[service("echo", replicas=1), pinned("other", login="")])
     eventually(lambda: ("", "secrets", "delete") not in unused(), "a Secret is pruned")
