@@ -124,7 +124,8 @@ class Applier:
         try:
             await self._send(key, {**stamp, "metadata": metadata}, changes)
         except ApiError as error:
-            if error.conflict:
+            # All WorkflowServices are watched, not ours alone: this one is about to be seen.
+            if error.conflict and key.kind != WORKFLOW_SERVICE:
                 return False
             raise
         return True

@@ -330,15 +330,16 @@ def test_each_right_is_used_and_none_is_missing(
     eventually(lambda: ("", "pods/log", "get") not in unused(), "its log is asked for")
     # Somebody else's objects with names of children are looked at, and left alone.
     foreign.create()
-    space.create("ldep", deployment("f", services=[service("echo"), pinned("f")], **foreign.SPEC))
+    strangers = deployment("f", services=[service("echo"), pinned("f")], **foreign.SPEC)
+    space.create("ldep", strangers)
     resolver = eventually(
         lambda: [name for name in space.names("job") if name.startswith("f-")], "its Job"
     )[0]
     stranger = {"template": {"spec": {"restartPolicy": "Never", **POD["spec"]}}}
-    space.patch("ldep", "f", {"spec": {"services": [service("echo")]}})
-    eventually(lambda: resolver not in space.names("job"), "the Job goes")
+    space.delete("ldep", "f")
+    eventually(lambda: resolver not in space.names("job"), "the Job goes", 60)
     space.create("job", {"metadata": {"name": resolver}, "spec": stranger})
-    space.patch("ldep", "f", {"spec": {"services": [service("echo"), pinned("f")]}})
+    space.create("ldep", strangers)
     eventually(lambda: ("batch", "jobs", "get") not in unused(), "a stranger's Job is looked at")
     eventually(lambda: space.condition("ldep", "f", "Stalled")[0] == "True", "it is told")
     space.delete("ldep", "f")
@@ -350,13 +351,15 @@ def test_each_right_is_used_and_none_is_missing(
     eventually(lambda: space.condition("ldep", "d", "Stalled")[0] == "True", "it is refused")
     # Everything goes again but what a bare Deployment has.
     change(services=[service("echo", replicas=1)], controlPlane=None, ui=None)
-    eventually(lambda: space.names("wfs") == {"d-echo"}, "services are pruned")
+    kept = {"d-echo", "f-echo"}
+    eventually(lambda: space.names("wfs") == kept, "services are pruned")
     # Left over from a former release, say.
     stale = space.get("configmap", "d-config")
-    kept = {key: stale["metadata"][key] for key in ("labels", "ownerReferences")}
-    space.create("configmap", {"metadata": {"name": "stale", **kept}})
+    marks = {key: stale["metadata"][key] for key in ("labels", "ownerReferences")}
+    space.create("configmap", {"metadata": {"name": "stale", **marks}})
     eventually(lambda: "stale" not in space.names("configmap"), "it is pruned")
-    assert space.names("statefulset") == {"d-queue"}
+    assert space.names("statefulset") == {"d-queue", "f-state-store"}
+    foreign.assert_untouched()
 
     try:
         eventually(lambda: not unused(), "each right is used", 20)
