@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests lock clean
+.PHONY: help demo test lint bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests release-check lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -56,6 +56,9 @@ charts: $(VENV)/.dev ## Write what the charts take from the code: definitions, r
 
 manifests: $(VENV)/.dev ## Render dist/crds.yaml and dist/install.yaml from the charts, for kubectl apply
 	$(BIN)/python -m helm.manifests dist
+
+release-check: $(VENV)/.dev ## Check version, changelog, locks, charts and compatibility; write dist/sbom.cdx.json
+	$(BIN)/python -m release
 
 lock: $(VENV)/.dev ## Renew requirements/*.lock from pyproject.toml
 	$(BIN)/uv pip compile -q --upgrade --universal --python-version 3.11 --generate-hashes \

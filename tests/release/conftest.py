@@ -1,0 +1,8 @@
+"""`release` is a package of the repository, not of the distribution."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[2]))
