@@ -7,13 +7,13 @@ connection is made when the first caller needs it, and again after it broke.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import hashlib
 import random
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from llamadeploy.redis_address import RedisAddress
+from llamadeploy.redis_link import RedisLink
 
 if TYPE_CHECKING:
     from redis.asyncio.connection import AbstractConnection
@@ -105,6 +105,9 @@ class RedisPipe:
         self._owed: deque[_Call] = deque()
         self._work = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
+        self._link: RedisLink | None = None
+        self._watcher: asyncio.TimerHandle | None = None
+        self._refusal: type[Exception] = Exception
         self._closed = False
         self._functions = True
 
@@ -144,11 +147,18 @@ class RedisPipe:
         if self._closed:
             future.set_exception(RedisAway("the connection was closed"))
             return future
-        self._waiting.append(_Call(command, future, library))
-        self._work.set()
+        self._send_soon(_Call(command, future, library))
         if self._running is None:
             self._running = loop.create_task(self._run(), name="redis pipe")
         return future
+
+    def _send_soon(self, *calls: _Call) -> None:
+        """All that is asked in this turn of the loop goes together."""
+        self._waiting += calls
+        if self._link is None:
+            self._work.set()
+        elif len(self._waiting) == len(calls):
+            asyncio.get_running_loop().call_soon(self._send)
 
     async def _run(self) -> None:
         pause = _Pause()
@@ -165,85 +175,78 @@ class RedisPipe:
 
     async def _serve(self, connection: AbstractConnection) -> None:
         """Use the connection until it breaks."""
-        jobs = {
-            asyncio.create_task(self._write(connection)),
-            asyncio.create_task(self._read(connection)),
-            asyncio.create_task(self._watch()),
-        }
+        from redis.exceptions import RedisError
+
+        self._refusal = RedisError
+        link = RedisLink(connection, self._answered)
+        self._link = link
+        self._watch()
+        self._send()
         try:
-            done, _ = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
-            error = next(iter(done)).exception() or ConnectionError("the connection ended")
+            error = await link.ended
         finally:
-            for job in jobs:
-                job.cancel()
-            await asyncio.gather(*jobs, return_exceptions=True)
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+            self._link = None
+            self._unwatch()
+            link.close()
         away = _translated(error, self._address)
         # What was not sent yet goes to the next connection.
         owed, self._owed = self._owed, deque()
         for call in owed:
             _reject(call, away)
-
-    async def _write(self, connection: AbstractConnection) -> None:
-        while True:
-            await self._work.wait()
+        if not self._waiting:
             self._work.clear()
-            calls, self._waiting = self._waiting, []
-            if calls:
-                now = asyncio.get_running_loop().time()
-                for call in calls:
-                    call.asked = now
-                self._owed.extend(calls)
-                packed = connection.pack_commands(call.command for call in calls)
-                await connection.send_packed_command(packed, check_health=False)
 
-    async def _read(self, connection: AbstractConnection) -> None:
-        from redis.exceptions import ResponseError
+    def _send(self) -> None:
+        if self._link is None or not self._waiting:
+            return
+        calls, self._waiting = self._waiting, []
+        now = asyncio.get_running_loop().time()
+        for call in calls:
+            call.asked = now
+        self._owed.extend(calls)
+        self._link.send(call.command for call in calls)
 
-        while True:
-            try:
-                answer = await connection.read_response(
-                    disable_decoding=True, disconnect_on_error=False
-                )
-            except ResponseError as error:
-                call = self._owed.popleft()
-                if call.library is None or not self._teach(call, call.library, str(error)):
-                    _reject(call, _translated(error, self._address))
-                    if _ends_connection(error):
-                        raise
-            else:
-                call = self._owed.popleft()
-                if not call.future.done():
-                    call.future.set_result(answer)
+    def _answered(self, answer: Any) -> None:
+        call = self._owed.popleft()
+        if not isinstance(answer, self._refusal):
+            if not call.future.done():
+                call.future.set_result(answer)
+        elif call.library is None or not self._teach(call, call.library, str(answer)):
+            _reject(call, _translated(answer, self._address))
+            if _ends_connection(answer):
+                raise answer
 
     def _teach(self, call: _Call, library: Library, refusal: str) -> bool:
         """Send the library's text where the server does not know it; whether that was it."""
         rest = call.command[2:]
         if "unction not found" in refusal:
             loading = _Call(("FUNCTION", "LOAD", "REPLACE", library.function), _forgotten())
-            self._waiting += [loading, call]
+            self._send_soon(loading, call)
         elif "unknown command" in refusal and call.command[0] == "FCALL":
             self._functions = False
             call.command = ("EVALSHA", library.script_hash, *rest)
-            self._waiting.append(call)
+            self._send_soon(call)
         elif "No matching script" in refusal:
             call.command = ("EVAL", library.script, *rest)
-            self._waiting.append(call)
+            self._send_soon(call)
         else:
             return False
-        self._work.set()
         return True
 
-    async def _watch(self) -> None:
-        """Ends with an error when the server owes an answer for too long."""
+    def _watch(self) -> None:
+        """Ends the connection when the server owes an answer for too long."""
         loop = asyncio.get_running_loop()
-        while True:
-            oldest = self._owed[0].asked if self._owed else loop.time()
-            remaining = oldest + self._timeout - loop.time()
-            if remaining <= 0:
-                raise TimeoutError(f"no answer for {self._timeout:g} s")
-            await asyncio.sleep(max(remaining, 0.05))
+        oldest = self._owed[0].asked if self._owed else loop.time()
+        remaining = oldest + self._timeout - loop.time()
+        if remaining > 0:
+            self._watcher = loop.call_later(max(remaining, 0.05), self._watch)
+        elif self._link is not None:
+            self._link.end(TimeoutError(f"no answer for {self._timeout:g} s"))
+
+    def _unwatch(self) -> None:
+        if self._watcher is not None:
+            self._watcher.cancel()
+            self._watcher = None
 
     def _fail(self, error: Exception) -> None:
         calls = [*self._owed, *self._waiting]
@@ -296,9 +299,11 @@ def _passing(error: Exception) -> bool:
 
 
 def _ends_connection(error: Exception) -> bool:
-    """Whether another server may be the right one by now."""
+    """Whether the connection is of no use, or another server may be the right one by now."""
     from redis import exceptions
 
+    if not isinstance(error, exceptions.ResponseError):
+        return True
     kinds = (exceptions.ReadOnlyError, exceptions.MovedError, exceptions.AskError,
              exceptions.ClusterDownError, exceptions.MasterDownError)  # fmt: skip
     return isinstance(error, kinds)

@@ -132,6 +132,7 @@ class RedisConsumer(Generic[C]):
         self._held: set[str] = set()
         self._buffer: deque[tuple[str, list[bytes]]] = deque()
         self._unsettled: dict[str, bool] = {}
+        self._sent: dict[str, asyncio.Future[None]] = {}
         self._settling: asyncio.Task[None] | None = None
         self._taking = False
         self._drained = False
@@ -246,26 +247,36 @@ class RedisConsumer(Generic[C]):
             self._add(entries)
 
     async def _exchange(self, room: int) -> None:
-        """Settle what is to be settled, and take up to ``room`` messages."""
-        settled = dict(self._unsettled)
+        """Settle what is to be settled and not on its way, and take up to ``room`` messages."""
+        settled = {i: acked for i, acked in self._unsettled.items() if i not in self._sent}
+        if not settled and room <= 0:
+            return
+        sent: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._sent.update(dict.fromkeys(settled, sent))
         done = [id_ for id_, acked in settled.items() if acked]
         undone = [id_ for id_, acked in settled.items() if not acked]
-        if room <= 0:
-            await self._call("settle", done=done, undone=undone)
-        else:
-            self._taking = True
-            try:
-                signals = self._reader.take_signals()
-                taken = await self._call(
-                    "take", room=room, signals=signals, done=done, undone=undone
-                )
-            finally:
-                self._taking = False
-                self._room.set()
-            self._drained = not taken
-            self._add(taken)
-        for id_ in settled:
-            self._unsettled.pop(id_, None)
+        try:
+            if room <= 0:
+                await self._call("settle", done=done, undone=undone)
+            else:
+                await self._take(room, done, undone)
+            for id_ in settled:
+                self._unsettled.pop(id_, None)
+        finally:
+            for id_ in settled:
+                self._sent.pop(id_, None)
+            sent.set_result(None)
+
+    async def _take(self, room: int, done: list[str], undone: list[str]) -> None:
+        self._taking = True
+        try:
+            signals = self._reader.take_signals()
+            taken = await self._call("take", room=room, signals=signals, done=done, undone=undone)
+        finally:
+            self._taking = False
+            self._room.set()
+        self._drained = not taken
+        self._add(taken)
 
     def _add(self, entries: list[Any]) -> None:
         for id_, fields in entries:
@@ -321,8 +332,11 @@ class RedisConsumer(Generic[C]):
         self._settling = None
         # A reader that has no room asks with this very call; one that waits goes on waiting.
         busy = self._taking or self._reader.waiting or self._closed
+        others = {self._sent[id_] for id_ in self._unsettled if id_ in self._sent}
         try:
             await self._exchange(0 if busy else self._prefetch - len(self._held))
+            if others:
+                await asyncio.wait(others)
         except QueueError as error:
             log.warning("messages of %s are settled later: %s", self.topic, error)
 

@@ -210,10 +210,10 @@ function OPS.join()
   return kept
 end
 
-local function settle(group, id)
-  call('XACK', S, group, id)
+local function settle(group, ...)
+  call('XACK', S, group, ...)
   if not R.broadcast then
-    call('XDEL', S, id)
+    call('XDEL', S, ...)
   end
 end
 
@@ -223,10 +223,14 @@ function OPS.settle()
   if not group_exists(group) then
     return
   end
+  local mine = {}
   for _, id in ipairs(R.done) do
     if owner(group, id) == R.consumer then
-      settle(group, id)
+      mine[#mine + 1] = id
     end
+  end
+  for first = 1, #mine, 1000 do
+    settle(group, unpack(mine, first, math.min(first + 999, #mine)))
   end
   for _, id in ipairs(R.undone) do
     if owner(group, id) == R.consumer then

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
+from typing import Any
 
 import msgspec
 
 from llamadeploy.redis_address import RedisAddress
+from llamadeploy.redis_link import RedisLink
 from llamadeploy.state_stores.followers import Followers
 from llamadeploy.state_stores.redis import replies
 
@@ -46,6 +47,7 @@ class Notifications:
         self._mark = mark.encode()
         self._followers = followers
         self._silence = silence
+        self._heard = False
         self._subscribed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._task = asyncio.create_task(self._run(), name="redis notifications")
 
@@ -71,27 +73,29 @@ class Notifications:
             await asyncio.sleep(pause * random.uniform(0.5, 1.0))  # noqa: S311
 
     async def _listen(self) -> None:
-        connection = await self._address.connect(self._channel)
+        link = RedisLink(await self._address.connect(self._channel), self._take)
         try:
-            await connection.send_command("SUBSCRIBE", self._channel, check_health=False)
+            link.send([("SUBSCRIBE", self._channel)])
             pinged = False
             while True:
-                message = await connection.read_response(
-                    disable_decoding=True, timeout=self._silence, disconnect_on_error=False
-                )
-                if message is not None:
+                self._heard = False
+                done, _ = await asyncio.wait((link.ended,), timeout=self._silence)
+                if done:
+                    raise link.ended.result()
+                if self._heard:
                     pinged = False
-                    self._take(message)
                 elif pinged:
                     raise TimeoutError("it does not answer")
                 else:
                     pinged = True
-                    await connection.send_command("PING", check_health=False)
+                    link.send([("PING",)])
         finally:
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+            link.close()
 
-    def _take(self, message: list[bytes]) -> None:
+    def _take(self, message: Any) -> None:
+        if isinstance(message, Exception):
+            raise message
+        self._heard = True
         kind = message[0]
         if kind == b"message":
             body = message[2]
