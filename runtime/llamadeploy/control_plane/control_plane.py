@@ -243,11 +243,15 @@ class ControlPlane:
         request (``idempotency_key``) may ask for the result again. Cancelling the call leaves the
         task alone. Raises as :meth:`create_task`.
         """
+        own_session = session_id is None and idempotency_key is None
         created = await self._tasks.create(
-            task, session_id=session_id, honour_task_id=False, idempotency_key=idempotency_key
+            task,
+            session_id=session_id,
+            honour_task_id=False,
+            idempotency_key=idempotency_key,
+            passing=own_session,
         )
         record = await self._tasks.publish_and_wait(created)
-        own_session = session_id is None and idempotency_key is None
         if own_session and record.state is TaskState.SUCCEEDED:
             self._sessions.delete_soon(record.session_id)
         return record

@@ -88,8 +88,13 @@ class Tasks:
         new_session: bool = False,
         honour_task_id: bool = True,
         idempotency_key: str | None = None,
+        passing: bool = False,
     ) -> Created:
-        """Store a task, unpublished; see :meth:`ControlPlane.create_task`."""
+        """Store a task, unpublished; see :meth:`ControlPlane.create_task`.
+
+        Args:
+            passing: its session is deleted when it succeeds: its context is not kept.
+        """
         if self.closed is not None:
             raise ConflictError(self.closed)
         if session_id and task.session_id and task.session_id != session_id:
@@ -110,6 +115,8 @@ class Tasks:
             input=task.input,
             body_hash=body_hash(task.input, task.service_id or "", given_session or ""),
             new_session=new_session,
+            # An orchestrator may send the task to the same service again, with what it kept there.
+            detached_context=passing and self._router is None,
         )
         return await self._insert(new, task)
 
@@ -129,6 +136,7 @@ class Tasks:
             record = await self._followed(
                 created.task_id, follower, None, unfinished=not created.existed
             )
+        self._outbox.started(created.task_id)
         assert record is not None  # noqa: S101 - without a deadline it returns a record
         return record
 
@@ -167,7 +175,9 @@ class Tasks:
             queue_timeout=options.queue_timeout,
             wait_timeout=options.wait_timeout,
             orchestrated=self._router is not None,
-            detached_context=options.session_policy is SessionPolicy.PARALLEL,
+            detached_context=(
+                new.detached_context or options.session_policy is SessionPolicy.PARALLEL
+            ),
         )
 
     async def wait(self, task_id: str, timeout: float | None) -> TaskRecord | None:

@@ -96,7 +96,7 @@ class Outbox:
         return True
 
     def started(self, task_id: str) -> None:
-        """The task was started, so the store has deleted its row."""
+        """The task was started, or has ended: the store has deleted its row."""
         self._published.pop(task_id, None)
 
     async def nudge(

@@ -27,7 +27,8 @@ class NewTask(msgspec.Struct, frozen=True, kw_only=True):
             result is the task's result.
         parent: the task that called for this one; ``ancestors`` starts with the eldest.
         detached_context: run on a copy of the session's context that is never written back and
-            without the session's lock (policy ``parallel``, and calls into an ancestor).
+            without the session's lock (policy ``parallel``, calls into an ancestor, and runs whose
+            session is deleted when they succeed).
     """
 
     task_id: str

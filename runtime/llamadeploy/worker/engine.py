@@ -28,6 +28,7 @@ from workflows import Workflow
 from workflows.context.context import Context
 from workflows.context.internal_context import InternalContext
 from workflows.context.serializers import BaseSerializer
+from workflows.context.state_store import DictState, InMemoryStateStore
 from workflows.errors import WorkflowRuntimeError
 from workflows.events import Event, HumanResponseEvent, StartEvent, StepFailedEvent, StopEvent
 from workflows.plugins.basic import (
@@ -37,7 +38,11 @@ from workflows.plugins.basic import (
     get_current_run_id,
 )
 from workflows.runtime.control_loop.runner import _ControlLoopRunner
-from workflows.runtime.types.internal_state import BrokerConfig, BrokerState
+from workflows.runtime.types.internal_state import (
+    BrokerConfig,
+    BrokerState,
+    InternalStepWorkerState,
+)
 from workflows.runtime.types.named_task import (
     NamedTask,
     PendingStart,
@@ -140,6 +145,19 @@ class ObservedRun:
         if self._queues.state_store is not None:
             saved.state = self._queues.state_store.to_dict(serializer)
         return saved.model_dump(mode="python")
+
+    def is_blank(self) -> bool:
+        """Whether the run wrote no state and left no event behind: :meth:`save` would succeed."""
+        assert self._loop is not None and self._queues is not None  # noqa: S101 - it has run
+        store, state = self._queues.state_store, self._loop.state
+        if not isinstance(store, InMemoryStateStore) or state.children:
+            return False
+        kept = store.checkpoint().state
+        return (
+            type(kept) is DictState
+            and not kept._data
+            and not any(map(_busy, state.workers.values()))
+        )
 
     def shield_answered(self) -> None:
         """Keep the waiters that have their answer from being answered again."""
@@ -322,6 +340,17 @@ class _ObservedAdapter(InternalAsyncioAdapter):
         )
         completed = pick_highest_priority(named, done) if done else None
         return WaitForNextTaskResult(completed, started)
+
+
+def _busy(worker: InternalStepWorkerState) -> bool:
+    """Whether a step has events or waiters."""
+    return bool(
+        worker.queue
+        or worker.in_progress
+        or worker.collected_events
+        or worker.static_collect_events
+        or worker.collected_waiters
+    )
 
 
 _DEAF = (NullSpanHandler, NullEventHandler)

@@ -204,11 +204,16 @@ class WorkflowRun:
             result = result_text(stop.result if type(stop) is StopEvent else stop)
         except Exception as error:  # noqa: BLE001 - a user's __str__ or result property
             return failed(error, retryable=True)
-        if not self._execution.keep_context:
+        assert self._inside is not None  # noqa: S101 - narrows the type; set until _run ends
+        kept = self._execution.keep_context
+        if not kept and self._inside.is_blank():
             return Succeeded(result)
         try:
-            assert self._inside is not None  # noqa: S101 - narrows the type; set until _run ends
-            return Succeeded(result, self._served.codec.sign_context(self._inside))
+            if kept:
+                return Succeeded(result, self._served.codec.sign_context(self._inside))
+            # Nobody reads it, but what cannot be saved fails in every session alike.
+            self._served.codec.save(self._inside)
+            return Succeeded(result)
         except ContextError as error:
             return failed(error, retryable=False)
 

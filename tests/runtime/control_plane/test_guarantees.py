@@ -14,7 +14,7 @@ from llamadeploy.control_plane import tailing
 from llamadeploy.control_plane.routes import streaming
 from llamadeploy.exceptions import QueueUnavailableError
 from llamadeploy.state_stores.records import ExecutionKey, StartRequest
-from llamadeploy.types import ServiceDefinition
+from llamadeploy.types import ServiceDefinition, TaskDefinition
 
 D = "/deployments/quickstart"
 
@@ -441,6 +441,27 @@ async def test_a_call_into_a_callers_session_and_service_does_not_wait_for_it(pl
     plane.workers.serve("parent", inner)
     result = await plane.control_plane.wait_result(child, 10)
     assert result.result == f"('{key.task_id}',)"
+
+
+async def test_a_run_whose_session_is_deleted_keeps_no_context(plane: Any) -> None:
+    kept: list[bool] = []
+
+    async def run(job: Any) -> str:
+        kept.append(job.execution.keep_context)
+        return "done"
+
+    plane.workers.serve("parent", run)
+    definition = TaskDefinition(input="{}", service_id="parent")
+    alone = await plane.control_plane.run_task(definition, session_id=None)
+    repeatable = await plane.control_plane.run_task(
+        definition, session_id=None, idempotency_key="k"
+    )
+    session = await plane.session()
+    await plane.control_plane.run_task(definition, session_id=session)
+    assert kept == [False, True, True]
+    sessions = {found.session_id for found in await plane.control_plane.list_sessions()}
+    assert alone.session_id not in sessions
+    assert {repeatable.session_id, session} <= sessions
 
 
 async def test_sessions_of_calls_go_with_a_successful_parent(plane: Any) -> None:

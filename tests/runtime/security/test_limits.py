@@ -116,7 +116,9 @@ async def test_waits_are_counted_and_one_too_many_is_refused(
         task = await plane.task(session, "slow")
         wait = f"/deployments/quickstart/tasks/{task}/results?wait=60"
         run = "/deployments/quickstart/tasks/run"
-        body = {"input": "{}", "service_id": "slow"}
+        # Large: the server stops reading meanwhile, and must see the client leave all the same.
+        text = json.dumps({"message": "x" * 300_000})
+        body = {"input": text, "service_id": "slow"}
         waiting = [
             asyncio.create_task(plane.get(wait)),
             asyncio.create_task(plane.post(run, body)),

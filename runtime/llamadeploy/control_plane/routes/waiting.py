@@ -10,6 +10,7 @@ from fastapi import Request
 from starlette.exceptions import HTTPException
 
 from llamadeploy.control_plane.routes.capacity import capacity_of
+from llamadeploy.http.protocol import DEPARTURE, Departure
 
 T = TypeVar("T")
 
@@ -39,10 +40,39 @@ async def while_connected(request: Request, wait: Coroutine[Any, Any, T]) -> T:
     except HTTPException:
         wait.close()
         raise
+    departure: Departure | None = request.scope.get(DEPARTURE)
     try:
-        return await _first(wait, request)
+        if departure is None:  # another server than ours
+            return await _first(wait, request)
+        return await _until(departure, wait)
     finally:
         capacity.waits -= 1
+
+
+async def _until(departure: Departure, wait: Coroutine[Any, Any, T]) -> T:
+    if departure.happened:
+        wait.close()
+        raise ClientDisconnected
+    task = asyncio.current_task()
+    assert task is not None  # noqa: S101 - narrows the type
+    cancelled = False
+
+    def leave() -> None:
+        nonlocal cancelled
+        cancelled = True
+        task.cancel()
+
+    departure.add(leave)
+    try:
+        return await wait
+    except asyncio.CancelledError:
+        if cancelled and task.cancelling() == 1:
+            raise ClientDisconnected from None
+        raise
+    finally:
+        departure.discard(leave)
+        if cancelled:
+            task.uncancel()
 
 
 async def _first(wait: Coroutine[Any, Any, T], request: Request) -> T:

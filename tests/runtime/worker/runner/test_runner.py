@@ -305,14 +305,15 @@ async def test_a_context_that_is_not_ours_fails_the_run(kit, signed) -> None:
     assert outcome.data["error"]["type"] == "SignatureError"
 
 
-async def test_a_context_without_a_json_form_fails_the_run_and_names_the_key(kit) -> None:
+@pytest.mark.parametrize("kept", [True, False])
+async def test_a_context_without_a_json_form_fails_the_run_and_names_the_key(kit, kept) -> None:
     class Keeps(Workflow):
         @step
         async def run_it(self, ctx: Context, ev: StartEvent) -> StopEvent:
             await ctx.store.set("connection", {"socket": [1, object()], "password": "hunter2"})
             return StopEvent(result="done")
 
-    outcome, _ = await kit.run(kit.runner(Keeps()))
+    outcome, _ = await kit.run(kit.runner(Keeps()), keep_context=kept)
     assert isinstance(outcome, Failed)
     assert not outcome.retryable
     assert "key connection" in outcome.result
