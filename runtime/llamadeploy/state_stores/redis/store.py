@@ -45,7 +45,7 @@ from llamadeploy.state_stores.redis.notifications import Notifications
 from llamadeploy.state_stores.redis.script import ScriptCaller
 from llamadeploy.types import ServiceDefinition, SessionDefinition, TaskDefinition, TaskState
 
-SCHEMA = 1
+SCHEMA = 2
 """The layout of the keys that this release writes."""
 
 PAGE = 1000
@@ -55,6 +55,9 @@ EXPIRE_STEP = 50
 """Tasks forgotten per step (about a millisecond)."""
 
 _LARGEST = 2**50
+
+_SHOWN = {"routing": "running", "blocked": "queued"}
+"""States of the script's counts as the contract has them."""
 
 
 class RedisStateStore:
@@ -379,7 +382,7 @@ class RedisStateStore:
         by_state, outbox = await self._call.run(operations.COUNTS, None)
         found = dict.fromkeys((state.value for state in TaskState), 0)
         for state, number in replies.pairs(by_state):
-            found["running" if state == "routing" else state] += int(number)
+            found[_SHOWN.get(state, state)] += int(number)
         return {**found, "outbox": outbox}
 
     def observe(self, observer: StoreObserver | None) -> None:

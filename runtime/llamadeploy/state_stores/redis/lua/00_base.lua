@@ -9,7 +9,7 @@
 --          already (the second value that the operation returned)
 
 -- Of the present call.
-local call, P, R, NOW, CALLER
+local call, P, R, NOW, NOW_SCORE, CALLER
 local touched, is_touched, ended, observed
 local loaded, standing -- tasks that were read, and where the indices have them
 
@@ -22,6 +22,7 @@ local function begin_call(keys, args)
     local time = call('TIME')
     NOW = tonumber(time[1]) + tonumber(time[2]) / 1000000
   end
+  NOW_SCORE = string.format('%.0f', NOW * 1000000)
   touched, is_touched, ended, observed = {}, {}, {}, {}
   loaded, standing = {}, {}
 end
@@ -62,18 +63,20 @@ local function value(reply)
   return reply
 end
 
-local function score(key, member)
-  return tonumber(value(call('ZSCORE', key, member)))
+-- A time, in seconds, as the score of an index: whole microseconds, which Redis keeps and compares
+-- as integers; fractions it would print and parse for each comparison in a short index.
+local function score(time)
+  return time == NOW and NOW_SCORE or string.format('%.0f', time * 1000000)
 end
 
-local function first_score(key)
-  local head = call('ZRANGE', key, 0, 0, 'WITHSCORES')
-  return tonumber(head[2])
+local function has_member(key, member)
+  return value(call('ZSCORE', key, member)) ~= nil
 end
 
--- Numbers in texts: Lua's own way keeps 14 digits, a time needs more.
-local function exact(number)
-  return string.format('%.17g', number)
+-- The time of the first member.
+local function first_time(key)
+  local first = tonumber(call('ZRANGE', key, 0, 0, 'WITHSCORES')[2])
+  return first and first / 1000000
 end
 
 -- Members up to a score, the lowest first.

@@ -7,24 +7,26 @@
 -- place   order within (session, service); absent: holds no place
 --
 -- Indices, kept by `save` alone: `timer:<state>` (all terminal states: `timer:ended`), `deadline`,
--- `counts`, and per service `ready:<service>` (whose turn it is, by how long they have waited) and
+-- `counts` (tasks by state, of those that `timer:<state>` does not count), and per service `ready:<service>` (whose turn it is, by how long they have waited) and
 -- `load:<service>` (blocked, waiting, running by worker, and how many of these are in custody).
 
 local function stand(t)
   local state = t.state
-  local s = { state = state, service = t.service, at = t.timer, deadline = t.queue_deadline }
+  local s = { count = state, service = t.service, at = t.timer, deadline = t.queue_deadline }
   if t.timer then
     s.timer = TERMINAL[state] and 'ended' or state
   end
   if state == 'queued' then
     if t.timer then
       s.since = t.attempt == 0 and t.created_at or t.timer
+      s.count = nil
     else
-      s.load = 'blocked'
+      s.load, s.count = 'blocked', 'blocked'
     end
   elseif state == 'waiting' then
     s.load = 'waiting'
   elseif state == 'running' then
+    s.count = nil
     s.load = 'worker:' .. (t.worker_id or '')
     s.custody = t.custody_attempt == t.attempt
   end
@@ -41,31 +43,31 @@ local function count_load(service, field, step)
 end
 
 local function reindex(id, old, new)
-  if old.state ~= new.state then
-    if old.state then
-      call('HINCRBY', P .. 'counts', old.state, -1)
+  if old.count ~= new.count then
+    if old.count then
+      call('HINCRBY', P .. 'counts', old.count, -1)
     end
-    if new.state then
-      call('HINCRBY', P .. 'counts', new.state, 1)
+    if new.count then
+      call('HINCRBY', P .. 'counts', new.count, 1)
     end
   end
   if old.timer and old.timer ~= new.timer then
     call('ZREM', P .. 'timer:' .. old.timer, id)
   end
   if new.timer and (old.timer ~= new.timer or old.at ~= new.at) then
-    call('ZADD', P .. 'timer:' .. new.timer, new.at, id)
+    call('ZADD', P .. 'timer:' .. new.timer, score(new.at), id)
   end
   if old.deadline and not new.deadline then
     call('ZREM', P .. 'deadline', id)
   elseif new.deadline and old.deadline ~= new.deadline then
-    call('ZADD', P .. 'deadline', new.deadline, id)
+    call('ZADD', P .. 'deadline', score(new.deadline), id)
   end
   local moved = old.service ~= new.service
   if old.since and (moved or not new.since) then
     call('ZREM', P .. 'ready:' .. old.service, id)
   end
   if new.since and (moved or old.since ~= new.since) then
-    call('ZADD', P .. 'ready:' .. new.service, new.since, id)
+    call('ZADD', P .. 'ready:' .. new.service, score(new.since), id)
   end
   if moved or old.load ~= new.load then
     if old.load then
@@ -133,5 +135,5 @@ local function mark(id)
 end
 
 local function is_buried(id)
-  return score(P .. 'tombstones', mark(id)) ~= nil
+  return has_member(P .. 'tombstones', mark(id))
 end

@@ -1,6 +1,7 @@
 -- Whose turn it is, and the outbox row that tells a worker so. `outbox` has the rows by when they
--- are due, `outbox:tasks` their tasks; `row` and `row_kind` of a task name its last row, which
--- `outbox_done` may have deleted. Row numbers are never used twice.
+-- are due; `row` and `row_kind` of a task name its last row, which `outbox_done` may have deleted.
+-- A row's number has the task's in it, and how many rows the task had: a number comes again after
+-- 4,096 rows of one task, and names the same task then.
 
 local PUBLISH_LEASE = 5 -- seconds for which a new row belongs to whoever caused it
 local INLINE_INPUT_LIMIT = 131072 -- bytes; see records.INLINE_INPUT_LIMIT
@@ -10,9 +11,17 @@ local function read_input(t)
   return found[1] or found[2]
 end
 
+local ROWS = 4096 -- numbers of rows per task
+
+-- The task of a row, where both exist.
+local function task_of_row(row)
+  local number = math.floor(tonumber(row) / ROWS)
+  local id = call('ZRANGEBYSCORE', P .. 'tasks', number, number)[1]
+  return id and find(id)
+end
+
 local function delete_row(row)
   call('ZREM', P .. 'outbox', row)
-  call('HDEL', P .. 'outbox:tasks', row)
 end
 
 -- The task's row, if any, is moot: it was started, routed or ended. The caller saves.
@@ -26,9 +35,9 @@ end
 -- The caller saves.
 local function insert_row(t, kind)
   leave_outbox(t)
-  t.row, t.row_kind = call('INCR', P .. 'rows'), kind
-  call('ZADD', P .. 'outbox', NOW + PUBLISH_LEASE, t.row)
-  call('HSET', P .. 'outbox:tasks', t.row, t.task_id)
+  t.rows = (t.rows or 0) % (ROWS - 1) + 1
+  t.row, t.row_kind = t.number * ROWS + t.rows, kind
+  call('ZADD', P .. 'outbox', score(NOW + PUBLISH_LEASE), t.row)
 end
 
 -- The task's row as the publisher gets it.

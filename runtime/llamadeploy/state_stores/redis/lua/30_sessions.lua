@@ -24,7 +24,7 @@ end
 
 local function make_session(id)
   call('HSET', session(id), 'version', 0, 'touched_at', NOW)
-  call('ZADD', P .. 'sessions', NOW, id)
+  call('ZADD', P .. 'sessions', NOW_SCORE, id)
 end
 
 local function read_state(id)

@@ -219,10 +219,15 @@ function OPS.service_load()
     end
   end
   load.queued = call('ZCARD', P .. 'ready:' .. R)
-  load.oldest_queued_at = first_score(P .. 'ready:' .. R)
+  load.oldest_queued_at = first_time(P .. 'ready:' .. R)
   return load
 end
 
+-- Numbers by state (`blocked`: queued behind others of a session), and of outbox rows.
 function OPS.counts()
-  return { call('HGETALL', P .. 'counts'), call('ZCARD', P .. 'outbox') }
+  local counted = call('HGETALL', P .. 'counts')
+  for _, state in ipairs({ 'queued', 'running' }) do
+    extend(counted, { state, tostring(call('ZCARD', P .. 'timer:' .. state)) })
+  end
+  return { counted, call('ZCARD', P .. 'outbox') }
 end

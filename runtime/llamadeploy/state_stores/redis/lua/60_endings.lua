@@ -11,8 +11,8 @@ local function write_result(t, result, data)
   call('HSET', key, 'result', result)
   if data then
     call('HSET', key, 'data', data)
-  else
-    call('HDEL', key, 'data')
+  elseif t.stage then
+    call('HDEL', key, 'data') -- of the stage before
   end
 end
 
@@ -78,7 +78,7 @@ local function add_letter(reason, message, service, task_id)
     message = message,
   }
   call('HSET', P .. 'letters', id, cmsgpack.pack(letter))
-  call('ZADD', P .. 'letters:time', NOW, id)
+  call('ZADD', P .. 'letters:time', NOW_SCORE, id)
   observe('dead_letter', service)
   return id
 end

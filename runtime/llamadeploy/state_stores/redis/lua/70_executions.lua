@@ -198,7 +198,7 @@ end
 
 function OPS.expire_worker()
   local expired = 0
-  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'timer:running', '(' .. exact(NOW), '+inf')) do
+  for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'timer:running', '(' .. NOW_SCORE, '+inf')) do
     local t = find(id)
     if t.worker_id == R then
       t.timer = NOW

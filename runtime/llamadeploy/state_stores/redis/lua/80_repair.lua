@@ -11,7 +11,7 @@ end
 
 -- Lost leases: how many, and which tasks ended with it.
 local function take_back(rows)
-  local lost, dead = found(P .. 'timer:running', NOW, R.limit), {}
+  local lost, dead = found(P .. 'timer:running', NOW_SCORE, R.limit), {}
   for _, t in ipairs(lost) do
     if out_of_retries(t) then
       dead[#dead + 1] = t.task_id
@@ -23,7 +23,7 @@ end
 
 -- Parked tasks whose time is over: out of `wait_timeout`, or only of a waiter's own.
 local function end_waits(rows, late)
-  for _, t in ipairs(found(P .. 'timer:waiting', NOW, R.limit)) do
+  for _, t in ipairs(found(P .. 'timer:waiting', NOW_SCORE, R.limit)) do
     if t.wait_timeout and t.parked_at and t.parked_at + t.wait_timeout <= NOW then
       local message = 'nobody answered within ' .. string.format('%g', t.wait_timeout)
         .. ' s (wait-timeout)'
@@ -41,7 +41,7 @@ end
 local function end_queued(rows, late)
   local message = 'no worker started the task within its queue-timeout'
   local data = error_data('failed', 'QueueTimeout', message)
-  local overdue = found(P .. 'deadline', NOW, R.limit)
+  local overdue = found(P .. 'deadline', NOW_SCORE, R.limit)
   extend(rows, finish_all(overdue, function(t)
     close(t, 'failed', message, data)
     late[#late + 1] = t.task_id
@@ -49,10 +49,10 @@ local function end_queued(rows, late)
 end
 
 local function lease_due(rows)
-  for _, row in ipairs(due(P .. 'outbox', NOW, R.limit)) do
-    local t = find(call('HGET', P .. 'outbox:tasks', row) or '')
+  for _, row in ipairs(due(P .. 'outbox', NOW_SCORE, R.limit)) do
+    local t = task_of_row(row)
     if t and t.row == tonumber(row) then
-      call('ZADD', P .. 'outbox', NOW + R.outbox_lease, row)
+      call('ZADD', P .. 'outbox', score(NOW + R.outbox_lease), row)
       rows[#rows + 1] = outbox_row(t)
     else
       delete_row(row)
@@ -63,11 +63,11 @@ end
 -- What waits for a worker since `before`, of all services or of those that R names.
 local function unstarted_before(before)
   if not R.resend_services then
-    return found(P .. 'timer:queued', before, R.limit)
+    return found(P .. 'timer:queued', score(before), R.limit)
   end
   local tasks = {}
   for _, service in ipairs(R.resend_services) do
-    for _, t in ipairs(found(P .. 'ready:' .. service, NOW, R.limit)) do
+    for _, t in ipairs(found(P .. 'ready:' .. service, NOW_SCORE, R.limit)) do
       if t.timer <= before then
         tasks[#tasks + 1] = t
       end
@@ -79,10 +79,10 @@ end
 -- Publish again, under the same id, what a forgetful queue may have lost.
 local function resend(rows, before)
   local unstarted = unstarted_before(before)
-  extend(unstarted, found(P .. 'timer:routing', before, R.limit))
+  extend(unstarted, found(P .. 'timer:routing', score(before), R.limit))
   for _, t in ipairs(unstarted) do
     t.timer = NOW
-    if t.row and score(P .. 'outbox', t.row) then
+    if t.row and has_member(P .. 'outbox', t.row) then
       save(t)
     else
       insert_row(t, t.state == 'routing' and 'route' or 'run')
@@ -97,9 +97,9 @@ local CLOCK_STEP = 60 -- seconds: rows are leased for less, and no task was hand
 -- What would be due only when a clock that was set back is where it was, is due now. Leases of runs
 -- follow the clock by their renewal.
 local function follow_clock()
-  local future = '(' .. exact(NOW + CLOCK_STEP)
+  local future = '(' .. score(NOW + CLOCK_STEP)
   for _, row in ipairs(call('ZRANGEBYSCORE', P .. 'outbox', future, '+inf')) do
-    call('ZADD', P .. 'outbox', NOW, row)
+    call('ZADD', P .. 'outbox', NOW_SCORE, row)
   end
   for _, state in ipairs({ 'queued', 'routing' }) do
     for _, id in ipairs(call('ZRANGEBYSCORE', P .. 'timer:' .. state, future, '+inf')) do
@@ -126,7 +126,7 @@ end
 function OPS.next_due()
   local earliest
   local function consider(key, delay)
-    local at = first_score(P .. key)
+    local at = first_time(P .. key)
     if at and delay and (not earliest or at + delay < earliest) then
       earliest = at + delay
     end

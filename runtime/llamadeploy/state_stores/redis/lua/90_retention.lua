@@ -17,7 +17,7 @@ local function forget(t)
   if t.parent then
     call('SREM', P .. 'calls:' .. t.parent, id)
   end
-  call('ZADD', P .. 'tombstones', NOW + TOMBSTONE_SECONDS, mark(id))
+  call('ZADD', P .. 'tombstones', score(NOW + TOMBSTONE_SECONDS), mark(id))
   loaded[id], standing[id] = nil, nil
   touch(id)
   ended[#ended + 1] = { id, false }
@@ -45,7 +45,7 @@ end
 -- them instead of repeating.
 local function expired(older_than, limit)
   local tasks, skipped, key = {}, 0, P .. 'timer:ended'
-  local highest = '(' .. exact(older_than)
+  local highest = '(' .. score(older_than)
   while #tasks < limit do
     local page = call('ZRANGEBYSCORE', key, '-inf', highest, 'LIMIT', #tasks + skipped, limit)
     for _, id in ipairs(page) do
@@ -65,15 +65,15 @@ end
 
 -- Remove idle sessions that have no task to expire; look at the others later again.
 local function check_sessions(older_than, limit)
-  local highest = '(' .. exact(older_than)
+  local highest = '(' .. score(older_than)
   local ids = call('ZRANGEBYSCORE', P .. 'sessions', '-inf', highest, 'LIMIT', 0, limit)
   for _, id in ipairs(ids) do
     if has_tasks(id) then
-      call('ZADD', P .. 'sessions', NOW, id)
+      call('ZADD', P .. 'sessions', NOW_SCORE, id)
     else
       local touched_at = delete_idle(id, older_than)
       if touched_at and touched_at >= older_than then
-        call('ZADD', P .. 'sessions', touched_at, id)
+        call('ZADD', P .. 'sessions', score(touched_at), id)
       end
     end
   end
@@ -89,10 +89,10 @@ function OPS.expire()
     end
   end
   check_sessions(older_than, limit)
-  for _, id in ipairs(due(P .. 'letters:time', '(' .. exact(older_than), limit)) do
+  for _, id in ipairs(due(P .. 'letters:time', '(' .. score(older_than), limit)) do
     delete_letter(id)
   end
-  local over = due(P .. 'tombstones', NOW, limit)
+  local over = due(P .. 'tombstones', NOW_SCORE, limit)
   if #over > 0 then
     call('ZREM', P .. 'tombstones', unpack(over))
   end
