@@ -143,7 +143,7 @@ class Operator:
             group.create_task(self.queue.run(), name="queue")
 
     async def _kopf(self, stop: asyncio.Event) -> None:
-        watching.install(self.sink, self.kinds, self.limits.silence)
+        watching.install(self.sink, self.kinds, self.limits)
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
         events.configure(settings, self.kinds, self.limits.request)
         events.register(registry, self.kinds, self.changed)
