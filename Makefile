@@ -6,13 +6,16 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help demo test lint bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests release-check lock clean
+.PHONY: help demo demo-cluster test lint bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests release-check lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## Run the quickstart deployment on this machine, narrated, and clean up
 	@$(BIN)/python examples/quickstart/demo.py
+
+demo-cluster: $(VENV)/.dev ## Run the quickstart on a cluster (this machine's own, or kind), narrated, and clean up
+	@$(BIN)/python -m e2e.demo
 
 test: lint ## Run every check: style, types, import contracts, all test suites
 	$(BIN)/python -m pytest -q -n $(TEST_JOBS) --dist loadfile
@@ -27,6 +30,7 @@ bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a s
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.brokers
 	$(BIN)/python -m benchmarks.soak
+	$(BIN)/python -m benchmarks.image
 
 bench-operator: $(VENV)/.dev ## Measure the operator with 1,000 Deployments on a real API server (about 10 minutes, the first time 15)
 	$(BIN)/python -m benchmarks.operator

@@ -29,6 +29,7 @@ from e2e.cluster.api_proxy import ApiProxy  # noqa: E402
 from e2e.cluster.audit import AuditLog  # noqa: E402
 from e2e.cluster.build import (  # noqa: E402
     BuildUnavailableError,
+    actionlint_binary,
     cluster_binary,
     dns_binary,
     helm_binary,
@@ -96,6 +97,7 @@ def pytest_collection_finish(session: pytest.Session) -> None:
         ("empty_cluster", cluster_binary),
         ("helm", helm_binary),
         ("kubectl", kubectl_binary),
+        ("actionlint", actionlint_binary),
     ]
     if existing() is None:
         builds.append(("api_server", cluster_binary))
@@ -210,6 +212,12 @@ def helm() -> Path:
 def kubectl() -> Path:
     """The program of that name."""
     return _require(kubectl_binary)
+
+
+@pytest.fixture(scope="session")
+def actionlint() -> Path:
+    """The program of that name."""
+    return _require(actionlint_binary)
 
 
 @pytest.fixture(scope="module")

@@ -83,7 +83,11 @@ def _measured(installation: Installation, options: Any) -> list[Figure]:
     def report(line: str) -> None:
         print(line, file=sys.stderr, flush=True)
 
-    return list(measure(installation, options.starts, options.idle, report))
+    figures = []
+    for each in measure(installation, options.starts, options.idle, report):
+        report(f"  {each.component}: {each.memory:.1f} MiB, ready after {each.start:.2f} s")
+        figures.append(each)
+    return figures
 
 
 def _parser() -> argparse.ArgumentParser:

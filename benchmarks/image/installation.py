@@ -62,6 +62,7 @@ def of_image(name: str, engine: str) -> Iterator[Installation]:
         raise ImageError("an image is measured by chroot: be root, on Linux")
     with tempfile.TemporaryDirectory(prefix="image-") as folder:
         root = Path(folder)
+        root.chmod(0o755)  # its programs run as another user
         layers = _unpack(engine, name, root)
         for part in ("tmp", "dev", "proc"):
             (root / part).mkdir(exist_ok=True)

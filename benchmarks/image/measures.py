@@ -70,7 +70,7 @@ def backends() -> Iterator[tuple[str, dict[str, Any]]]:
             {
                 "queue_type": "rabbitmq",
                 "queue_url": pair.queue_url,
-                "state_store_uri": pair.backend.state_store,
+                "state_store_uri": pair.backend.store,
             },
         )
 

@@ -28,6 +28,7 @@ HELM = "v4.3.1"
 KEDA = "v2.21.0"
 """As in keda/go.mod."""
 _KEDA = "github.com/kedacore/keda/v2"
+ACTIONLINT = "v1.7.7"
 SCHEMAS = ("1.29.15", "1.32.10", KUBERNETES)
 """Releases against whose published schemas the charts are checked: the oldest that they take, one
 between, and the one that tests run."""
@@ -90,6 +91,16 @@ def helm_binary(report: Report = lambda line: None) -> Path:
     """
     command = ["install", f"helm.sh/helm/v4/cmd/helm@{HELM}"]
     return _built(f"helm-{HELM}", HERE, lambda _: command, report)
+
+
+def actionlint_binary(report: Report = lambda line: None) -> Path:
+    """actionlint, which checks workflows of GitHub Actions.
+
+    Raises:
+        BuildUnavailableError: it is not there and cannot be built.
+    """
+    command = ["install", f"github.com/rhysd/actionlint/cmd/actionlint@{ACTIONLINT}"]
+    return _built(f"actionlint-{ACTIONLINT}", HERE, lambda _: command, report)
 
 
 def kubectl_binary(report: Report = lambda line: None) -> Path:
