@@ -1,0 +1,134 @@
+"""``python -m benchmarks.scaling.live``: the operator's autoscaler, measured on real processes.
+
+One run, from zero replicas: the first result, a burst, and zero again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+
+from benchmarks.machine import idle_share
+from benchmarks.scaling.stage import Stage, stage, wait
+
+MOST = 8
+TARGET = 5
+TASKS = 120
+PAUSE = 2.0
+"""Seconds of a task's run in the burst."""
+AUTOSCALING = {"minReplicas": 0, "maxReplicas": MOST, "targetBacklog": TARGET}
+
+
+class Client:
+    """Tasks by HTTP."""
+
+    def __init__(self, found: Stage) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=found.url,
+            headers={"Authorization": f"Bearer {found.token}"},
+            timeout=120,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=64),
+        )
+
+    async def create(self, **values: Any) -> tuple[str, str]:
+        """A task and its session."""
+        body = {"input": json.dumps(values), "service_id": "work"}
+        answer = await self._http.post("/deployments/d/tasks/create", json=body)
+        answer.raise_for_status()
+        made = answer.json()
+        return made["task_id"], made["session_id"]
+
+    async def result(self, task: str, session: str) -> str:
+        """Its result, once it has one."""
+        path = f"/deployments/d/tasks/{task}/results"
+        while True:
+            answer = await self._http.get(path, params={"session_id": session, "wait": 30})
+            answer.raise_for_status()
+            found = answer.json()
+            if found is not None and found.get("result") is not None:
+                return str(found["result"])
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
+async def first_result(found: Stage, client: Client) -> dict[str, float]:
+    """From zero: seconds from the task's creation until a replica is asked for, a worker's pod is
+    there, and the result."""
+    started = time.monotonic()
+    task = await client.create(n=1)
+    asked = await asyncio.to_thread(wait, lambda: found.asked() >= 1, "a replica is asked for")
+    pod = await asyncio.to_thread(wait, lambda: found.pods() >= 1, "its pod is there")
+    await client.result(*task)
+    ended = time.monotonic()
+    return {"asked": asked - started, "pod": pod - started, "result": ended - started}
+
+
+async def burst(found: Stage, client: Client) -> dict[str, float]:
+    """Seconds from the first creation until as many replicas as are right are asked for, all of
+    them are ready, and every task has its result."""
+    started = time.monotonic()
+    looks = [
+        asyncio.create_task(asyncio.to_thread(wait, check, what))
+        for check, what in (
+            (lambda: found.asked() >= MOST, "all are asked for"),
+            (lambda: found.ready() >= MOST, "all are ready"),
+        )
+    ]
+    tasks = await asyncio.gather(*(client.create(n=n, pause=PAUSE) for n in range(TASKS)))
+    created = time.monotonic()
+    results = await asyncio.gather(*(client.result(*task) for task in tasks))
+    ended = time.monotonic()
+    assert sorted(results, key=int) == [str(n) for n in range(TASKS)]
+    done = await asyncio.gather(*looks, return_exceptions=True)
+    asked, ready = (each - started if isinstance(each, float) else float("nan") for each in done)
+    return {
+        "created": created - started, "asked": asked, "ready": ready, "drained": ended - started,
+    }  # fmt: skip
+
+
+async def to_zero(found: Stage, since: float) -> dict[str, float]:
+    """Seconds from the last result until none is asked for, and no pod is there."""
+    asked = await asyncio.to_thread(wait, lambda: found.asked() == 0, "none is asked for", 240)
+    gone = await asyncio.to_thread(wait, lambda: found.pods() == 0, "no pod is there", 120)
+    return {"asked": asked - since, "gone": gone - since}
+
+
+async def measure(found: Stage) -> dict[str, dict[str, float]]:
+    """All of it."""
+    client = Client(found)
+    try:
+        await asyncio.to_thread(wait, lambda: found.asked() == 0, "it starts from zero", 240)
+        await asyncio.to_thread(wait, lambda: found.pods() == 0, "no pod is there", 120)
+        first = await first_result(found, client)
+        print("zero to first result:", first, flush=True)
+        crowd = await burst(found, client)
+        ended = time.monotonic()
+        print("burst:", crowd, flush=True)
+        idle = await to_zero(found, ended)
+        print("idle to zero:", idle, flush=True)
+    finally:
+        await client.aclose()
+    return {"first": first, "burst": crowd, "idle": idle}
+
+
+def main() -> None:
+    """Run it."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling.live", description=__doc__)
+    parser.add_argument("--json", type=Path, help="keep the figures here")
+    given = parser.parse_args()
+    with stage(AUTOSCALING) as found:
+        figures = asyncio.run(measure(found))
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=2))
+
+
+if __name__ == "__main__":
+    main()
