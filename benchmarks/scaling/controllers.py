@@ -52,8 +52,8 @@ class Hpa:
     name = "HPA"
     picks_idle = False
 
-    def __init__(self) -> None:
-        self._policy = Policy(1, MOST, target_backlog=TARGET_BACKLOG, scale_down=HPA_RULES)
+    def __init__(self, most: int = MOST) -> None:
+        self._policy = Policy(1, most, target_backlog=TARGET_BACKLOG, scale_down=HPA_RULES)
         self._history = History()
 
     def look(self, reading: Reading, current: int, now: float) -> tuple[int, float]:
@@ -70,8 +70,8 @@ class Keda:
     name = "KEDA"
     picks_idle = False
 
-    def __init__(self) -> None:
-        self._hpa = Hpa()
+    def __init__(self, most: int = MOST) -> None:
+        self._hpa = Hpa(most)
         self._polled = self._synced = -1e9
         self._active = 0.0
 

@@ -14,12 +14,14 @@ from typing import Any
 
 import httpx
 
-from benchmarks.machine import idle_share
+from benchmarks.machine import idle_share, machine
+from benchmarks.scaling.baselines import baselines
 from benchmarks.scaling.stage import Stage, stage, wait
 
 MOST = 8
 TARGET = 5
-TASKS = 120
+TASKS = 400
+"""More than eight replicas' targets for as long as it takes to have eight."""
 PAUSE = 2.0
 """Seconds of a task's run in the burst."""
 AUTOSCALING = {"minReplicas": 0, "maxReplicas": MOST, "targetBacklog": TARGET}
@@ -87,10 +89,10 @@ async def burst(found: Stage, client: Client) -> dict[str, float]:
     results = await asyncio.gather(*(client.result(*task) for task in tasks))
     ended = time.monotonic()
     assert sorted(results, key=int) == [str(n) for n in range(TASKS)]
-    done = await asyncio.gather(*looks, return_exceptions=True)
-    asked, ready = (each - started if isinstance(each, float) else float("nan") for each in done)
+    asked, ready = await asyncio.gather(*looks)
     return {
-        "created": created - started, "asked": asked, "ready": ready, "drained": ended - started,
+        "created": created - started, "asked": asked - started, "ready": ready - started,
+        "drained": ended - started, "ended": ended,
     }  # fmt: skip
 
 
@@ -110,13 +112,33 @@ async def measure(found: Stage) -> dict[str, dict[str, float]]:
         first = await first_result(found, client)
         print("zero to first result:", first, flush=True)
         crowd = await burst(found, client)
-        ended = time.monotonic()
+        idle = await to_zero(found, crowd.pop("ended"))
         print("burst:", crowd, flush=True)
-        idle = await to_zero(found, ended)
         print("idle to zero:", idle, flush=True)
     finally:
         await client.aclose()
     return {"first": first, "burst": crowd, "idle": idle}
+
+
+def markdown(figures: dict[str, dict[str, float]], others: dict[str, dict[str, str]]) -> str:
+    """The table of docs/benchmarks.md."""
+    first, crowd, idle = figures["first"], figures["burst"], figures["idle"]
+    hpa, keda = others["HPA"], others["KEDA"]
+    rows = [
+        ("zero", "zero, until a replica is asked for", f"{first['asked']:.2f} s"),
+        ("first", "zero to first result", f"{first['result']:.2f} s"),
+        ("asked", f"burst of {TASKS}, until {MOST} replicas are asked for", _text(crowd["asked"])),
+        ("drained", "the same, until the last result", _text(crowd["drained"])),
+        ("idle", "idle, until no replica is asked for", _text(idle["asked"])),
+    ]
+    lines = ["| measure | operator | HPA's rules | KEDA's defaults |", "|---|---:|---:|---:|"]
+    return "\n".join(
+        [*lines, *(f"| {what} | {ours} | {hpa[key]} | {keda[key]} |" for key, what, ours in rows)]
+    )
+
+
+def _text(seconds: float) -> str:
+    return f"{seconds:.1f} s"
 
 
 def main() -> None:
@@ -124,8 +146,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling.live", description=__doc__)
     parser.add_argument("--json", type=Path, help="keep the figures here")
     given = parser.parse_args()
+    idle = idle_share()
     with stage(AUTOSCALING) as found:
         figures = asyncio.run(measure(found))
+    start = figures["first"]["result"] - figures["first"]["asked"]
+    print(f"\n{machine()}, {1 - idle:.0%} busy with something else before\n")
+    print(markdown(figures, baselines(TASKS, PAUSE, MOST, start)))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2))
 
