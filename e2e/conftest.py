@@ -30,7 +30,7 @@ from e2e.providers.base import Provider, ProviderUnavailableError  # noqa: E402
 from e2e.space import Space  # noqa: E402
 
 KEEP = os.environ.get("LLAMADEPLOY_E2E_KEEP") == "1"
-"""Leave namespaces and releases where they are, to look at them."""
+"""Leave the operator where it is, and the namespaces of scenarios that have failed."""
 
 
 INDEX_URL = "http://index.llamadeploy-e2e.svc.cluster.local:8080/simple"
@@ -174,10 +174,11 @@ def space(
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     api.request("POST", "/api/v1/namespaces", {"metadata": {"name": name, "labels": labels}})
     yield Space(api, name, images("app"))
-    if getattr(request.node, "e2e_failed", False):
+    failed = getattr(request.node, "e2e_failed", False)
+    if failed:
         place = collect(api, [name, SYSTEM], _place(request.node.name))
         say(f"\ne2e: logs, events and objects are in {place}")
-    if not KEEP:
+    if not (failed and KEEP):
         api.request("DELETE", f"/api/v1/namespaces/{name}")
 
 

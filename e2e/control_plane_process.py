@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import sys
@@ -12,12 +13,18 @@ import httpx
 
 from e2e.cluster.process import Process, free_port
 from e2e.operator_process import ROOT, eventually
+from llamadeploy.state_stores.records import Execution, StartRequest
+from llamadeploy.worker.remote_store import RemoteExecutionStore
 
 
 class ControlPlaneProcess(Process):
-    """``llamadeploy control-plane`` on loopback, with a store that outlives it."""
+    """``llamadeploy control-plane`` on loopback, with a store that outlives it.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        settings: variables beside or instead of those for the simple queue and SQLite.
+    """
+
+    def __init__(self, folder: Path, **settings: str) -> None:
         ports = {name: free_port() for name in ("port", "queue-port", "metrics-port")}
         self.url = f"http://127.0.0.1:{ports['port']}"
         self.token = ""
@@ -27,6 +34,7 @@ class ControlPlaneProcess(Process):
             "LLAMADEPLOY_QUEUE_TYPE": "simple",
             "LLAMADEPLOY_STATE_STORE_URI": f"sqlite:///{folder}/state.db",
             "LLAMADEPLOY_DEFAULT_SERVICE": "echo",
+            **settings,
         }
         command = [sys.executable, "-m", "llamadeploy", "control-plane", "--host", "127.0.0.1"]
         for name, port in ports.items():
@@ -62,6 +70,19 @@ class ControlPlaneProcess(Process):
         body = {"input": json.dumps({}), "service_id": service}
         made = self.ask("POST", "/deployments/d/tasks/create", body)
         return made["session_id"], made["task_id"]
+
+    def begin(self, task: str, worker: str) -> None:
+        """Start it in the name of a worker that is not there, for ten minutes."""
+        request = StartRequest(task_id=task, execution_id=worker, worker_id=worker, lease=600)
+
+        async def start() -> None:
+            store = RemoteExecutionStore(self.url, self.token or None)
+            try:
+                assert isinstance(await store.start(request), Execution)
+            finally:
+                await store.aclose()
+
+        asyncio.run(start())
 
     def status(self, task: str) -> Any:
         return self.ask("GET", f"/deployments/d/tasks/{task}")

@@ -15,7 +15,9 @@ import kopf
 
 from llamadeploy.logs import configure_logging
 from llamadeploy_operator import __version__, metrics
+from llamadeploy_operator.cluster.addresses import Addresses
 from llamadeploy_operator.cluster.api import Api, ApiError, NotLeading, connect, own_namespace
+from llamadeploy_operator.cluster.autoscaler import Autoscaler
 from llamadeploy_operator.cluster.cache import Cache
 from llamadeploy_operator.cluster.control_planes import HttpControlPlanes
 from llamadeploy_operator.cluster.drains import Drains
@@ -30,6 +32,8 @@ from llamadeploy_operator.cluster.kinds import (
     Kind,
 )
 from llamadeploy_operator.cluster.metadata_watch import MetadataWatch
+from llamadeploy_operator.cluster.scale_in import ScaleIn
+from llamadeploy_operator.cluster.service_loads import ServiceLoads
 from llamadeploy_operator.cluster.sink import Sink
 from llamadeploy_operator.desired import Capabilities
 from llamadeploy_operator.gather import Gatherer
@@ -62,19 +66,28 @@ class Operator:
         self.limits = watch_limits(settings.watch_seconds)
         self.watchdog = Watchdog(limits=self.limits)
         self.routes = Routes(self.cache)
-        gatherer = Gatherer(
-            api, self.cache, settings.defaults, Capabilities(pod_monitor=pod_monitor)
-        )
         recorder = Recorder(api, settings.identity)
-        drains = Drains(
+        template = settings.control_plane_url_template
+        addresses = Addresses(api, self.cache, settings.defaults, template)
+        loads = ServiceLoads()
+        self.autoscaler = Autoscaler(api, self.cache, addresses, loads, recorder, self._scaled)
+        gatherer = Gatherer(
             api,
             self.cache,
-            HttpControlPlanes(),
-            settings.drain_seconds,
-            settings.control_plane_url_template,
+            settings.defaults,
+            Capabilities(pod_monitor=pod_monitor),
+            self.autoscaler.scaled,
         )
         reconciler = Reconciler(
-            api, self.cache, self.routes, gatherer, recorder, drains, settings.resync_seconds
+            api,
+            self.cache,
+            self.routes,
+            gatherer,
+            recorder,
+            Drains(api, self.cache, HttpControlPlanes(), addresses, settings.drain_seconds),
+            self.autoscaler,
+            ScaleIn(api, self.cache, addresses, loads),
+            settings.resync_seconds,
         )
         self.queue: ReconcileQueue[Key] = ReconcileQueue(
             reconciler, concurrency=settings.concurrency, expected=(ApiError,)
@@ -86,6 +99,9 @@ class Operator:
         for key, urgent in self.routes.of(kind, body):
             # Children change several times in a row, mostly by their controllers' hands.
             self.queue.add(key, 0.0 if urgent else CHILD_DELAY, patient=not urgent)
+
+    def _scaled(self, namespace: str, name: str) -> None:
+        self.queue.add(Key("WorkflowService", namespace, name))
 
     async def run(self, stop: asyncio.Event, *others: asyncio.Task[None]) -> None:
         """Watch and reconcile until ``stop``.
@@ -122,10 +138,12 @@ class Operator:
         # Before every watch has listed, children that exist would look as if they were missing.
         await self.watchdog.wait_listed()
         logger.info("all watches have listed: %d objects", len(self.cache))
-        await self.queue.run()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.autoscaler.run(), name="autoscaler")
+            group.create_task(self.queue.run(), name="queue")
 
     async def _kopf(self, stop: asyncio.Event) -> None:
-        watching.install(self.sink, self.kinds, self.limits.silence)
+        watching.install(self.sink, self.kinds, self.limits)
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
         events.configure(settings, self.kinds, self.limits.request)
         events.register(registry, self.kinds, self.changed)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
@@ -27,7 +27,9 @@ from llamadeploy_operator.desired import (
     OperatorDefaults,
     Owner,
     Parent,
+    Scaled,
     ServiceContext,
+    autoscaled,
     choose_pin,
     consumed,
 )
@@ -59,11 +61,17 @@ class Gatherer:
     """Builds the contexts of ``desired``. One for the process."""
 
     def __init__(
-        self, api: Api, cache: Cache, defaults: OperatorDefaults, capabilities: Capabilities
+        self,
+        api: Api,
+        cache: Cache,
+        defaults: OperatorDefaults,
+        capabilities: Capabilities,
+        scaled: Callable[[str, str], Scaled | None],
     ) -> None:
         self._cache = cache
         self._defaults = defaults
         self._capabilities = capabilities
+        self._scaled = scaled
         self._consumed = ConsumedObjects(api, cache)
         self._resolutions = Resolutions(api, cache)
 
@@ -104,7 +112,9 @@ class Gatherer:
             live=live_workloads(self._cache, owner.uid),
             conflict=older_namesake(self._cache, live),
             capabilities=self._capabilities,
+            scaled=self._scaled(owner.namespace, owner.name),
         )
+        autoscaled(context)  # what is wrong with it is said before anything is built
         return await self._resolved(context, gathered)
 
     async def _resolved(self, context: Context, gathered: Gathered) -> Context:

@@ -33,3 +33,9 @@ WATCH_AGE = Gauge(
 LEADER = Gauge(
     "llamadeploy_operator_leader", "1 while this replica holds the lease.", registry=REGISTRY
 )
+DESIRED_REPLICAS = Gauge(
+    "llamadeploy_autoscaler_desired_replicas",
+    "Workers that the autoscaler wants of a service.",
+    ["namespace", "workflowservice"],
+    registry=REGISTRY,
+)

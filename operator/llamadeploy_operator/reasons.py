@@ -63,3 +63,10 @@ class Reason(StrEnum):
 
     # Limits.
     DELIVERY_LIMIT = "DeliveryLimit"  # the delivery table allows fewer replicas
+    KEDA_NOT_INSTALLED = "KedaNotInstalled"  # autoscaling.engine is keda, and there is none
+    METRIC_UNAVAILABLE = "MetricUnavailable"  # the work is not known: the number stays
+    TOO_MANY_REPLICAS = "TooManyReplicas"  # the work asks for more than maxReplicas
+
+    # What an autoscaler did, in Events.
+    SCALED_UP = "ScaledUp"
+    SCALED_DOWN = "ScaledDown"

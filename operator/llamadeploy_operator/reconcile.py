@@ -17,11 +17,13 @@ from llamadeploy.logs import log_context
 from llamadeploy_operator import metrics
 from llamadeploy_operator.cluster.api import Api, ApiError
 from llamadeploy_operator.cluster.apply import Applier, ChangeSet, key_of, prune
+from llamadeploy_operator.cluster.autoscaler import Autoscaler
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey, controller
 from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import BY_KIND, DEPLOYMENT, WORKFLOW_SERVICE
 from llamadeploy_operator.cluster.observe import observe
+from llamadeploy_operator.cluster.scale_in import ScaleIn
 from llamadeploy_operator.cluster.secrets import InternalSecrets
 from llamadeploy_operator.cluster.status import write_status
 from llamadeploy_operator.desired import (
@@ -61,6 +63,8 @@ class Reconciler:
         gatherer: Gatherer,
         events: Recorder,
         drains: Drains,
+        autoscaler: Autoscaler,
+        scale_in: ScaleIn,
         resync_seconds: float,
     ) -> None:
         self._api = api
@@ -69,6 +73,8 @@ class Reconciler:
         self._gatherer = gatherer
         self._events = events
         self._drains = drains
+        self._autoscaler = autoscaler
+        self._scale_in = scale_in
         self._resync = resync_seconds
         self._applier = Applier(api, cache)
         self._secrets = InternalSecrets(api, cache)
@@ -94,6 +100,8 @@ class Reconciler:
         if live is None or live["metadata"].get("deletionTimestamp"):
             self._routes.consumes(key, set())
             self._minor_since.pop(key, None)
+            if kind == WORKFLOW_SERVICE:
+                self._autoscaler.forget(key.namespace, key.name)
             return None
         gathered, changes, context = Gathered(), ChangeSet(), None
         try:
@@ -132,6 +140,8 @@ class Reconciler:
             await self._secrets.ensure(context, changes)
         else:
             children = service_children(context)
+            self._autoscaler.follow(context)
+            await self._scale_in.prepare(context)
         keep = {ObjectKey(BY_KIND[kind], context.owner.namespace, name)
                 for kind, name in kept(context)}  # fmt: skip
         for manifest in children:

@@ -20,6 +20,8 @@ and that of a WorkflowService::
     readyReplicas: 2
     allowedReplicas: 2       # what the delivery table makes of spec.replicas
     selector: a=b,c=d        # of the scale subresource; set at zero replicas too
+    autoscaling:             # where the spec asks for it; by the last decision that was news
+      {engine, minReplicas, maxReplicas, desiredReplicas, reason, message}
     source: {hash, commit}   # what the pods run
 
 A key is left out where it has nothing to say. No number that changes while nothing is decided.
@@ -31,9 +33,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from llamadeploy_operator import names
-from llamadeploy_operator.conditions import State, conditions
+from llamadeploy_operator.conditions import State, clean, conditions
+from llamadeploy_operator.desired.autoscaling import Autoscaled, autoscaled
 from llamadeploy_operator.desired.children import needed
-from llamadeploy_operator.desired.context import DeploymentContext, Pin, ServiceContext
+from llamadeploy_operator.desired.context import DeploymentContext, Pin, Scaled, ServiceContext
 from llamadeploy_operator.desired.plain import without_none
 from llamadeploy_operator.desired.plan import Plan
 from llamadeploy_operator.desired.scaling import scaling
@@ -76,7 +79,7 @@ def deployment_status(
         f"{each.service}: {each.conditions[Condition.SCALING_LIMITED][2]}" for each in limited
     )
     states[Condition.SCALING_LIMITED] = (
-        State(True, Reason.DELIVERY_LIMIT, message) if limited else State(False, Reason.NOT_LIMITED)
+        State(True, _limit_of(limited[0]), message) if limited else State(False, Reason.NOT_LIMITED)
     )
     _add_degraded_services(states, observed)
     status = _frame(live, states, now)
@@ -98,18 +101,14 @@ def service_status(
 ) -> dict[str, Any]:
     """The status of a WorkflowService; arguments as of :func:`deployment_status`."""
     found = _all_problems(observed, problems)
-    limited = None
     suspended = False
     if context is not None:
         found += _belonging(context)
-        limited = scaling(context).limited
         suspended = context.parent is not None and bool(context.parent.spec.suspend)
     waiting = _waiting_resolution(context) or _waiting_workloads(context, observed)
     states = _states(live, observed, found, waiting)
     states[Condition.PAUSED] = _paused(suspended)
-    states[Condition.SCALING_LIMITED] = (
-        State(True, Reason.DELIVERY_LIMIT, limited) if limited else State(False, Reason.NOT_LIMITED)
-    )
+    states[Condition.SCALING_LIMITED] = _limited(context, suspended)
     status = _frame(live, states, now)
     workers = [each for each in observed.workloads if each.component == names.WORKER]
     status["replicas"] = sum(each.replicas for each in workers)
@@ -118,6 +117,8 @@ def service_status(
     if context is not None:
         status["serviceName"] = context.service
         status["allowedReplicas"] = scaling(context).replicas
+        if (scale := autoscaled(context)) is not None:
+            status["autoscaling"] = _autoscaling(live, scale, context.scaled)
         if source := _source(context):
             status["source"] = source
     return _kept(status, live, ("serviceName", "source"))
@@ -214,6 +215,41 @@ def _paused(suspended: bool) -> State:
     if suspended:
         return State(True, Reason.SUSPENDED, "no workers run, and tasks wait in the queue")
     return State(False, Reason.RUNNING)
+
+
+def _limited(context: ServiceContext | None, suspended: bool) -> State:
+    """Why there are not as many workers as asked for, by a person or by the work."""
+    if context is None:
+        return State(False, Reason.NOT_LIMITED)
+    table = scaling(context).limited
+    if table is not None:
+        return State(True, Reason.DELIVERY_LIMIT, table)
+    found, scaled = autoscaled(context), context.scaled
+    if found is None or suspended:
+        return State(False, Reason.NOT_LIMITED)
+    if found.engine == "keda":
+        if context.capabilities.keda:
+            return State(False, Reason.NOT_LIMITED)
+        text = "KEDA is not installed, and nobody scales; install it, or write engine: operator"
+        return State(True, Reason.KEDA_NOT_INSTALLED, text)
+    if scaled is not None and scaled.unavailable is not None:
+        text = f"{scaled.unavailable}; {_replicas(scaled.replicas)} until the work is known again"
+        return State(True, Reason.METRIC_UNAVAILABLE, text)
+    if scaled is not None and scaled.capped:
+        text = "the work asks for more workers; raise autoscaling.maxReplicas to have them"
+        return State(True, Reason.TOO_MANY_REPLICAS, text)
+    return State(False, Reason.NOT_LIMITED)
+
+
+def _replicas(number: int) -> str:
+    return "1 replica stays" if number == 1 else f"{number} replicas stay"
+
+
+def _limit_of(service: ObservedService) -> Reason:
+    try:
+        return Reason(service.conditions[Condition.SCALING_LIMITED][1])
+    except ValueError:  # another release's
+        return Reason.DELIVERY_LIMIT
 
 
 def _add_degraded_services(states: dict[Condition, State], observed: Observed) -> None:
@@ -417,6 +453,22 @@ def _endpoints(plan: Plan) -> dict[str, str]:
     if plan.spec.ui is not None:
         endpoints["ui"] = f"http://{plan.host(names.ui(plan.owner.name))}:{plan.ui_port}"
     return endpoints
+
+
+def _autoscaling(live: Json, scale: Autoscaled, scaled: Scaled | None) -> dict[str, Any]:
+    found: dict[str, Any] = {
+        "engine": scale.engine,
+        "minReplicas": scale.policy.min_replicas,
+        "maxReplicas": scale.policy.max_replicas,
+    }
+    if scaled is not None:
+        decision = {"desiredReplicas": scaled.replicas, "reason": scaled.reason}
+        return found | decision | {"message": clean(scaled.message)}
+    former = (live.get("status") or {}).get("autoscaling") or {}
+    if scale.engine == "operator":  # a new leader has decided nothing yet
+        kept = ("desiredReplicas", "reason", "message")
+        found |= {key: former[key] for key in kept if key in former}
+    return found
 
 
 def _selector(live: Json) -> str:

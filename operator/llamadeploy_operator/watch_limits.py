@@ -1,7 +1,8 @@
 """How long a watch may be silent: until it is opened anew, and until the process is unhealthy.
 
 The API server sends a bookmark 2 s before a watch's time is up. So a watch that asks for a short
-time (``timeoutSeconds``) gives a sign of life that often, however little happens:
+time (``timeoutSeconds``) gives a sign of life that often, however little happens; where it sends
+none, because there was no event of that kind since it started, the end at that time is one:
 
 - silent for ``silence``: the connection is dead. It is given up and the collection listed anew, so
   that what was missed is seen. Longer than ``request``, for a slow API server.

@@ -14,6 +14,7 @@ import yaml
 from workflows.events import HumanResponseEvent
 
 from llamadeploy import TaskDefinition
+from llamadeploy.delivery import policy_for
 from llamadeploy.spec import load_deployments
 
 ROOT = Path(__file__).parents[2]
@@ -113,6 +114,16 @@ def test_rabbitmq_postgresql(
     file = tmp_path / "deployment.yaml"
     file.write_text(text)
     assert ask(deployed(file), item="tea") == "Order of tea taken"
+
+
+def test_autoscaling(deployed: Any, server: Any) -> None:
+    """What scales is the operator's; a laptop says that it does not, and runs the service."""
+    deployment = deployed(EXAMPLES / "autoscaling" / "deployment.yaml")
+    assert ask(deployment, page="1", seconds="0") == "1 rendered"
+    (service,) = documents(EXAMPLES / "autoscaling" / "deployment.yaml")[-1]["spec"]["services"]
+    queue = documents(EXAMPLES / "autoscaling" / "deployment.yaml")[-1]["spec"]["messageQueue"]
+    assert service["autoscaling"]["minReplicas"] == 0
+    assert policy_for(queue["type"], queue["redis"]["exclusiveMode"]).scale_to_zero
 
 
 def test_human_in_the_loop(serve: Any, tmp_path: Path) -> None:

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
 import logging
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any
 
 from llamadeploy_operator import names
-from llamadeploy_operator.cluster.api import Api, ApiError
+from llamadeploy_operator.cluster.addresses import Addresses
+from llamadeploy_operator.cluster.api import Api
 from llamadeploy_operator.cluster.cache import Cache, ObjectKey
-from llamadeploy_operator.cluster.control_planes import Address, ControlPlaneError, ControlPlanes
-from llamadeploy_operator.cluster.kinds import SECRET, WORKFLOW_SERVICE
+from llamadeploy_operator.cluster.control_planes import ControlPlaneError, ControlPlanes
+from llamadeploy_operator.cluster.kinds import WORKFLOW_SERVICE
 from llamadeploy_operator.desired import DeploymentContext
-from llamadeploy_operator.desired.plan import Plan
 from llamadeploy_operator.draining import may_end, removed_at, stamp
 
 logger = logging.getLogger(__name__)
@@ -29,8 +28,6 @@ class Drains:
 
     Args:
         limit: seconds after which tasks are ended.
-        url_template: of control planes' URLs, for an operator outside of the cluster;
-            ``{service}`` and ``{namespace}`` are the control plane's Service.
     """
 
     def __init__(
@@ -38,14 +35,14 @@ class Drains:
         api: Api,
         cache: Cache,
         control_planes: ControlPlanes,
+        addresses: Addresses,
         limit: float,
-        url_template: str | None = None,
     ) -> None:
         self._api = api
         self._cache = cache
         self._control_planes = control_planes
+        self._addresses = addresses
         self._limit = limit
-        self._template = url_template
 
     async def settle(self, context: DeploymentContext, keep: set[ObjectKey]) -> set[ObjectKey]:
         """See to the WorkflowServices of ``context`` that are not in ``keep``; gives those that
@@ -69,7 +66,7 @@ class Drains:
         return staying
 
     async def _ended(self, context: DeploymentContext, service: str, since: float) -> bool:
-        address = await self._address(context)
+        address = await self._addresses.of(context)
         try:
             depth = await self._control_planes.depth(address, service)
             if not may_end(depth, since, time.time(), self._limit):
@@ -81,21 +78,6 @@ class Drains:
             return False
         logger.info("service %s was removed; %d tasks were ended", service, ended)
         return True
-
-    async def _address(self, context: DeploymentContext) -> Address:
-        owner = context.owner
-        try:
-            secret = await self._api.get(SECRET, owner.namespace, names.internal_secret(owner.name))
-        except ApiError as error:
-            if not error.not_found:
-                raise
-            secret = {}
-        token = base64.b64decode((secret.get("data") or {}).get(names.API_TOKEN, "")).decode()
-        url = Plan.of(context, context.defaults).control_plane_url
-        if self._template is not None:
-            service = names.control_plane(owner.name)
-            url = self._template.format(service=service, namespace=owner.namespace).rstrip("/")
-        return Address(url, token)
 
     async def _mark(self, key: ObjectKey, body: Json, text: str | None) -> None:
         metadata = {

@@ -14,6 +14,9 @@ from llamadeploy_operator.names import MANAGER
 
 Json = dict[str, Any]
 
+DELETION_COST = "controller.kubernetes.io/pod-deletion-cost"
+"""ReplicaSets delete pods with a lower number first; without the annotation it is 0."""
+
 _POD_METADATA = (
     "name", "namespace", "uid", "resourceVersion", "creationTimestamp", "deletionTimestamp",
     "labels", "ownerReferences",
@@ -25,6 +28,9 @@ def kept(kind: Kind, body: Mapping[str, Any]) -> Json:
     metadata = body["metadata"]
     if kind == POD:
         trimmed = {key: metadata[key] for key in _POD_METADATA if key in metadata}
+        cost = (metadata.get("annotations") or {}).get(DELETION_COST)
+        if cost is not None:
+            trimmed["annotations"] = {DELETION_COST: cost}
         return {"metadata": trimmed, "status": body.get("status") or {}}
     book = metadata.get("managedFields")
     if not book:

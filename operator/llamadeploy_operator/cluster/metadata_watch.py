@@ -10,6 +10,7 @@ import asyncio
 import json
 import logging
 import random
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -108,9 +109,12 @@ class MetadataWatch:
             "timeoutSeconds": str(self._limits.request),
         }
         path = self._kind.path(self._namespace)
+        begun = time.monotonic()
         async with self._api.stream(path, query=query, accept=METADATA) as response:
             async for event in watch_lines(response, inactivity=self._limits.silence):
                 yield self._take(event)
+        if time.monotonic() - begun >= self._limits.request:
+            self._sink.alive(self._kind, self._namespace)  # see watch_limits: ended at its time
 
     def _take(self, event: Json) -> str:
         body = event["object"]

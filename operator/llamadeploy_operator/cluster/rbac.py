@@ -35,6 +35,7 @@ RULES = (
          "what became of it"),
     Rule("llamadeploy.io", ("workflowservices",), ("list", "watch", "create", "patch", "delete"),
          "one for each inline service"),
+    Rule("llamadeploy.io", ("workflowservices/scale",), ("patch",), "the autoscaler's number"),
     Rule("apps", ("deployments",), CHILD, "pods"),
     Rule("apps", ("statefulsets",), (*WATCH, "create", "patch"),
          "managed brokers and stores; only the garbage collector ever deletes one"),
@@ -46,6 +47,7 @@ RULES = (
     Rule("batch", ("jobs",), CHILD, "resolving sources"),
     Rule("", ("pods",), ("list", "watch"), "why something is not ready"),
     Rule("", ("persistentvolumeclaims",), WATCH, "why not; and whose a volume is"),
+    Rule("", ("pods",), ("patch",), "which of them go first when a service is scaled in"),
     Rule("", ("pods/log",), ("get",), "what a resolver Job found"),
     Rule("", ("events",), ("create",), "what a person would want to know"),
 )  # fmt: skip

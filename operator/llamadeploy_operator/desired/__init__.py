@@ -5,6 +5,7 @@ not among it, and is the owner's, is to be deleted. A builder gives a manifest, 
 its child is not wanted.
 """
 
+from llamadeploy_operator.desired.autoscaling import Autoscaled, autoscaled
 from llamadeploy_operator.desired.children import (
     deployment_children,
     kept,
@@ -24,6 +25,7 @@ from llamadeploy_operator.desired.context import (
     Parent,
     Pin,
     Resolution,
+    Scaled,
     ServiceContext,
 )
 from llamadeploy_operator.desired.internal import internal_keys, internal_secret, internal_value
@@ -38,6 +40,7 @@ from llamadeploy_operator.desired.resolution import (
 from llamadeploy_operator.desired.scaling import Scaling, scaling
 
 __all__ = [
+    "Autoscaled",
     "BadResolutionError",
     "Capabilities",
     "ChildKey",
@@ -51,8 +54,10 @@ __all__ = [
     "Parent",
     "Pin",
     "Resolution",
+    "Scaled",
     "Scaling",
     "ServiceContext",
+    "autoscaled",
     "choose_pin",
     "consumed",
     "deployment_children",

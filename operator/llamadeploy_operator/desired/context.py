@@ -109,6 +109,7 @@ class Capabilities:
     """What the cluster can do beyond the core."""
 
     pod_monitor: bool = False
+    keda: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,25 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True)
+class Scaled:
+    """The autoscaler's last decision that changed something.
+
+    Attributes:
+        replicas: how many workers it wants.
+        reason: of :class:`llamadeploy_operator.autoscaling.Decision`.
+        message: the same for people.
+        unavailable: why the work is not known, so that the number stays; ``None``: it is.
+        capped: the work asks for more than ``maxReplicas``.
+    """
+
+    replicas: int
+    reason: str
+    message: str
+    unavailable: str | None = None
+    capped: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class ServiceContext:
     """For the children of a WorkflowService.
 
@@ -186,6 +206,7 @@ class ServiceContext:
         conflict: name of the older WorkflowService of the same service; no worker of this one runs.
         hashes: of each of ``consumed(spec)`` and ``consumed(parent.spec)``.
         partitions: of the service's Kafka topic; ``None`` while unknown.
+        scaled: ``None``: nothing was decided yet.
     """
 
     owner: Owner
@@ -199,6 +220,7 @@ class ServiceContext:
     conflict: str | None = None
     partitions: int | None = None
     capabilities: Capabilities = Capabilities()
+    scaled: Scaled | None = None
 
     @property
     def service(self) -> str:

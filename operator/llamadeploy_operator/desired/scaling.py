@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llamadeploy.delivery import allowed_replicas
+from llamadeploy_operator.desired.autoscaling import autoscaled
 from llamadeploy_operator.desired.context import ServiceContext
 from llamadeploy_operator.desired.plan import Plan
 
@@ -37,4 +38,7 @@ def scaling(context: ServiceContext) -> Scaling:
         partitions=context.partitions,
     )
     limited = f"{allowed.reason}; {allowed.cure}" if allowed.limited else None
+    if (found := autoscaled(context)) is not None:
+        # By what it may come to, so that it does not come and go with the number of the moment.
+        limited = found.limited
     return Scaling(context.replicas, 0 if plan.suspended else allowed.replicas, limited)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -19,6 +20,7 @@ from kopf._cogs.clients import watching
 from llamadeploy_operator.cluster.cache import ObjectKey
 from llamadeploy_operator.cluster.kinds import Kind
 from llamadeploy_operator.cluster.sink import Sink, slim
+from llamadeploy_operator.watch_limits import WatchLimits
 
 logger = logging.getLogger(__name__)
 
@@ -44,12 +46,8 @@ def check_seam() -> None:
             raise RuntimeError(f"kopf's {name}() takes other parameters than {sorted(parameters)}")
 
 
-def install(sink: Sink, kinds: list[Kind], silence: float) -> None:
-    """Let all of kopf's watches of ``kinds`` feed ``sink``. Once in a process.
-
-    Args:
-        silence: seconds of it after which a watch is given up and its collection listed anew.
-    """
+def install(sink: Sink, kinds: list[Kind], limits: WatchLimits) -> None:
+    """Let all of kopf's watches of ``kinds`` feed ``sink``. Once in a process."""
     check_seam()
     by_resource = {(kind.group, kind.plural): kind for kind in kinds}
 
@@ -57,7 +55,7 @@ def install(sink: Sink, kinds: list[Kind], silence: float) -> None:
         return by_resource.get((resource.group, resource.plural))
 
     watching.continuous_watch = _feeding(watching.continuous_watch, sink, kind_of)
-    watching.watch_objs = _guarded(watching.watch_objs, sink, kind_of, silence)
+    watching.watch_objs = _guarded(watching.watch_objs, sink, kind_of, limits)
 
 
 def _feeding(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]) -> Stream:
@@ -93,19 +91,26 @@ def _feeding(original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None]
 
 
 def _guarded(
-    original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None], silence: float
+    original: Stream, sink: Sink, kind_of: Callable[[Any], Kind | None], limits: WatchLimits
 ) -> Stream:
     """One request of a watch: heard by the watchdog, given up when silent, and ended, so that kopf
     lists again, by every error event."""
+    clock = time.monotonic
 
     async def watch_objs(**arguments: Any) -> AsyncIterator[Any]:
         kind, namespace = kind_of(arguments["resource"]), arguments["namespace"]
         stream = original(**arguments)
+        begun = clock()
         try:
             while True:
                 try:
-                    event = await asyncio.wait_for(anext(stream), timeout=silence)
+                    event = await asyncio.wait_for(anext(stream), timeout=limits.silence)
                 except StopAsyncIteration:
+                    # Ended by the API server when its time was up: that is a sign of life, and the
+                    # only one of a kind that had no event since the API server started, for then
+                    # its cache sends no bookmarks. A broken connection ends before.
+                    if kind is not None and clock() - begun >= limits.request:
+                        sink.alive(kind, namespace)
                     return
                 except TimeoutError:
                     # To list is slower than to go on from where we were, and sure to miss nothing.

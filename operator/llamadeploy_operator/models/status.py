@@ -88,6 +88,21 @@ class SourceStatus(ManifestModel):
     commit: str | None = Field(None, description="Commit, of a git source.", max_length=64)
 
 
+class AutoscalingStatus(ManifestModel):
+    """How a service is scaled."""
+
+    engine: Literal["operator", "keda"] = Field(description="Who scales.")
+    min_replicas: Count = Field(description="Least number of workers that the queue allows.")
+    max_replicas: Count = Field(description="Greatest number of workers that the queue allows.")
+    desired_replicas: Count | None = Field(
+        None, description="Workers by the last decision that changed something."
+    )
+    reason: str | None = Field(None, description="Of that decision, in one word.", max_length=64)
+    message: str | None = Field(
+        None, description="Of that decision, with the figures of its moment.", max_length=4096
+    )
+
+
 class ResourceStatus(ManifestModel):
     """What both kinds tell."""
 
@@ -125,4 +140,5 @@ class WorkflowServiceStatus(ResourceStatus):
     selector: str | None = Field(
         None, description="Selects the workers' pods; of the scale subresource.", max_length=4096
     )
+    autoscaling: AutoscalingStatus | None = Field(None, description="How it is scaled.")
     source: SourceStatus | None = Field(None, description="The code that the pods run.")

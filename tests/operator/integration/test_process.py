@@ -308,16 +308,29 @@ def test_each_right_is_used_and_none_is_missing(
         space.patch("ldep", "d", {"spec": spec})
 
     body = deployment(
-        services=[service("echo", replicas=3), pinned("main")],
+        services=[
+            service("echo", replicas=3),
+            service("scaled", autoscaling={"minReplicas": 2, "maxReplicas": 3, "targetBacklog": 1}),
+            pinned("main"),
+        ],
         messageQueue={"type": "redis", "redis": {"exclusiveMode": True}, "managed": {}},
         ui={"name": "ui", "source": {"configMap": {"name": "code"}}},
     )
     space.create("ldep", body)
     eventually(lambda: ready_children(space), "all children are there")
     first = eventually(lambda: space.names("job"), "a resolver Job")
+    eventually(lambda: space.get("wfs", "d-scaled")["spec"]["replicas"] == 2, "it is scaled")
+
+    def echoes() -> list[str]:
+        return sorted(name for name in space.names("pod") if name.startswith("d-echo-worker-"))
+
+    busy = eventually(lambda: echoes() if len(echoes()) == 3 else [], "three pods")[1]
+    _, task = control_plane.task("echo")
+    control_plane.begin(task, f"{busy}-00c0ffee")
     # Another source: the former Job is pruned. Its successor succeeds, and its log is asked for.
     change(services=[service("echo", replicas=1), pinned("other")])
     job = eventually(lambda: space.names("job") - first, "another Job").pop()
+    eventually(lambda: echoes() == [busy], "the idle pods go, the busy one stays")
     eventually(lambda: space.names("job") == {job}, "the former is pruned")
 
     def pods_of_the_job() -> list[str]:
