@@ -48,6 +48,10 @@ CROWD = 8
 """So many operations must wait per busy connection before a third one is opened: few connections
 with large batches do more than many with small ones."""
 
+SHARE_SECONDS = 0.02
+"""For so long at most operations wait for a short transaction that is under way, to share the next
+one; it may itself wait for a lock of another process."""
+
 REPEATS = 5
 """How often an operation is done again after a deadlock or serialisation failure."""
 
@@ -105,6 +109,8 @@ class Lanes:
         self._pending: deque[Operation] = deque()
         self._idle: list[asyncio.Future[None]] = []
         self._dispatching = False
+        self._short = 0
+        self._sharing: asyncio.TimerHandle | None = None
         self._lanes: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -123,6 +129,20 @@ class Lanes:
         self._dispatching = False
         if not self._pending:
             return
+        if self._short and len(self._pending) < CROWD and not self._closed:
+            # Fewer and larger transactions: whoever is at it takes these next.
+            if self._sharing is None:
+                loop = asyncio.get_running_loop()
+                self._sharing = loop.call_later(SHARE_SECONDS, self._share_no_more)
+            return
+        self._hand_out()
+
+    def _share_no_more(self) -> None:
+        self._sharing = None
+        if self._pending:
+            self._hand_out()
+
+    def _hand_out(self) -> None:
         if self._idle:
             free = self._idle.pop()
             if not free.done():
@@ -139,6 +159,8 @@ class Lanes:
     async def close(self) -> None:
         """Finish what is queued, then close the connections. Idempotent."""
         self._closed = True
+        if self._sharing is not None:
+            self._sharing.cancel()
         self._dispatch()
         while self._idle:
             free = self._idle.pop()
@@ -151,10 +173,15 @@ class Lanes:
         connection: Connection | None = None
         try:
             while (batch := await self._next()) is not None:
-                if len(batch) > 1:
-                    connection = await self._run_batch(batch, connection)
-                else:
-                    connection = await self._run(batch[0], connection)
+                short = batch[0].name in BATCHED
+                self._short += short
+                try:
+                    if len(batch) > 1:
+                        connection = await self._run_batch(batch, connection)
+                    else:
+                        connection = await self._run(batch[0], connection)
+                finally:
+                    self._short -= short
         finally:
             if connection is not None:
                 await _close(connection)

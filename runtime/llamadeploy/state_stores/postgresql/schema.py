@@ -14,6 +14,7 @@ MIGRATIONS: tuple[str, ...] = (
     "forget.sql",
     "followers.sql",
     "resend.sql",
+    "shorter.sql",
 )
 """Script ``n`` brings tables of version ``n`` to version ``n + 1``; append, never change one."""
 

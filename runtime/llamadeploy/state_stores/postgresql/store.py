@@ -55,6 +55,10 @@ PAGE = 1000
 EXPIRE_STEP = 50
 """Tasks forgotten per transaction (some milliseconds)."""
 
+UNTOLD = frozenset({"create_task", "forget_sessions"})
+"""Changes of which other processes are not told. Nobody there follows a task that was not there
+before; and what is forgotten so had ended, of which they were told."""
+
 _LARGEST = 2**62
 
 
@@ -135,7 +139,10 @@ class PostgreSQLStateStore:
 
     def _done(self, operation: Operation, reply: Any) -> None:
         if isinstance(reply, Reply) and reply.touched:
-            self._wakeups.changed(reply.touched, dict(reply.ended))
+            if operation.name in UNTOLD:
+                self._wakeups.wake(reply.touched, dict(reply.ended))
+            else:
+                self._wakeups.changed(reply.touched, dict(reply.ended))
         if self._observer is not None:
             self._observer.operation(operation.name, time.perf_counter() - operation.asked)
             if isinstance(reply, Reply):

@@ -98,6 +98,8 @@ DECLARE
   key bigint;
   e effects := nothing();
 BEGIN
+  -- Where a crash of the server takes this back, their retention ends them.
+  PERFORM set_config('synchronous_commit', 'off', true);
   FOR key IN SELECT DISTINCT session_key(ns, s) FROM unnest(wanted) s ORDER BY 1 LOOP
     PERFORM pg_advisory_xact_lock(key);
   END LOOP;

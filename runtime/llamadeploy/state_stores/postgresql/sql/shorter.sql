@@ -1,0 +1,2 @@
+-- Version 6: no table changes; functions take fewer statements.
+SELECT;
