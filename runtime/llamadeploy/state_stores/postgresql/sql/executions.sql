@@ -75,14 +75,13 @@ DECLARE
   snapshot_ text;
   context_ text;
 BEGIN
-  SELECT COALESCE(stage_input, input) INTO text_ FROM inputs WHERE task = t.id;
   IF t.parked_attempt > 0 THEN
     SELECT snapshot INTO snapshot_ FROM snapshots WHERE task = t.id;
   END IF;
-  IF snapshot_ IS NULL THEN
-    SELECT context INTO context_ FROM contexts WHERE namespace = t.namespace
-      AND session_id = t.session_id AND service = t.service;
-  END IF;
+  SELECT COALESCE(i.stage_input, i.input), CASE WHEN snapshot_ IS NULL THEN
+      (SELECT context FROM contexts c WHERE c.namespace = t.namespace
+        AND c.session_id = t.session_id AND c.service = t.service) END
+    INTO text_, context_ FROM inputs i WHERE i.task = t.id;
   RETURN json_build_object('type', 'execution', 'task_id', t.task_id,
     'session_id', t.session_id, 'service', t.service, 'attempt', t.attempt, 'input', text_,
     'context', context_, 'snapshot', snapshot_, 'base_index', t.base_index,
@@ -127,10 +126,8 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION is_current(t tasks, attempt_ jsonb) RETURNS boolean
-LANGUAGE plpgsql AS $$
-BEGIN
-  RETURN t.id IS NOT NULL AND t.state = 'running' AND t.attempt = attempt_::integer;
-END $$;
+LANGUAGE sql IMMUTABLE AS
+$$ SELECT t.id IS NOT NULL AND t.state = 'running' AND t.attempt = attempt_::integer $$;
 
 CREATE OR REPLACE FUNCTION op_append_events(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$

@@ -86,8 +86,14 @@ DECLARE text_ text;
 BEGIN
   IF row_kind = 'run' THEN
     SELECT COALESCE(stage_input, input) INTO text_ FROM inputs WHERE task = t.id;
-    IF octet_length(text_) > 131072 THEN text_ := NULL; END IF;
   END IF;
+  RETURN outbox_message(t, number, row_kind, text_);
+END $$;
+
+CREATE OR REPLACE FUNCTION outbox_message(t tasks, number bigint, row_kind text, text_ text)
+RETURNS json LANGUAGE plpgsql AS $$
+BEGIN
+  IF octet_length(text_) > 131072 THEN text_ := NULL; END IF;
   RETURN json_build_object('row_id', number, 'message_id', t.task_id || '/' || t.dispatch,
     'kind', row_kind, 'task_id', t.task_id, 'session_id', t.session_id, 'service', t.service,
     'input', text_, 'ancestors', t.ancestors);
@@ -127,12 +133,10 @@ END $$;
 -- Append to the log as the task's present attempt; indices that are there already are skipped.
 CREATE OR REPLACE FUNCTION write_events(t tasks, events_ jsonb, e effects) RETURNS effects
 LANGUAGE plpgsql AS $$
-DECLARE last bigint;
 BEGIN
   IF events_ IS NULL OR jsonb_array_length(events_) = 0 THEN RETURN e; END IF;
-  SELECT COALESCE(max(seq), 0) INTO last FROM events WHERE task = t.id;
   INSERT INTO events (task, seq, attempt, idx, type, data)
-    SELECT t.id, last + n, t.attempt, (x->>'index')::bigint, x->>'type', x->>'data'
+    SELECT t.id, (SELECT COALESCE(max(seq), 0) FROM events WHERE task = t.id) + n, t.attempt, (x->>'index')::bigint, x->>'type', x->>'data'
     FROM jsonb_array_elements(events_) WITH ORDINALITY AS list (x, n)
     ON CONFLICT DO NOTHING;
   RETURN touch(e, t.task_id);
@@ -157,8 +161,11 @@ CREATE OR REPLACE FUNCTION end_task(t tasks, ending text, result_ text, data_ js
   keep_snapshot boolean, now float8, e effects) RETURNS effects LANGUAGE plpgsql AS $$
 DECLARE ended tasks;
 BEGIN
+  -- The subquery is event_count(t), without a call.
   UPDATE tasks SET state = ending, timer = now, finished_at = now, place = NULL,
-    queue_deadline = NULL, event_count = event_count(t), result = result_,
+    queue_deadline = NULL, event_count = GREATEST(t.base_index,
+      (SELECT max(idx) + 1 FROM events v WHERE v.task = t.id AND v.attempt = t.attempt)),
+    result = result_,
     data = NULLIF(data_, '{}') WHERE id = t.id RETURNING * INTO ended;
   e.ended := array_append(e.ended, json_build_array(t.task_id, task_record(ended)));
   IF t.state <> 'running' THEN DELETE FROM outbox WHERE task = t.id; END IF;

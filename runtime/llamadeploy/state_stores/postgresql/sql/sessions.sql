@@ -5,9 +5,12 @@ LANGUAGE plpgsql AS $$
 BEGIN
   INSERT INTO sessions (namespace, session_id, touched_at, checked_at)
     VALUES (ns, session, now, now) ON CONFLICT DO NOTHING;
-  IF NOT FOUND THEN
-    RAISE EXCEPTION 'session ''%'' exists already', session USING ERRCODE = 'LD409';
-  END IF;
+  IF NOT FOUND THEN PERFORM refuse_session(session); END IF;
+END $$;
+
+CREATE OR REPLACE FUNCTION refuse_session(session text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  RAISE EXCEPTION 'session ''%'' exists already', session USING ERRCODE = 'LD409';
 END $$;
 
 CREATE OR REPLACE FUNCTION require_session(ns text, session text) RETURNS void

@@ -9,22 +9,25 @@ DECLARE
   task text := r->>'task_id';
   session text := r->>'session_id';
   apart boolean := (r->'detached_context')::boolean OR r->>'policy' = 'parallel';
+  fresh boolean := COALESCE((r->'new_session')::boolean, false);
   last bigint;
+  number bigint;
 BEGIN
   PERFORM pg_advisory_xact_lock(session_key(ns, session));
   now := present(clock);
   SELECT * INTO t FROM tasks WHERE namespace = ns AND task_id = task;
   IF FOUND THEN RETURN repeated(t, r->>'body_hash'); END IF;
-  IF is_buried(ns, task) THEN
-    RAISE EXCEPTION 'task ''%'' existed and was forgotten; use a new task_id', task
-      USING ERRCODE = 'LD409';
+  IF fresh THEN
+    INSERT INTO sessions (namespace, session_id, touched_at, checked_at)
+      VALUES (ns, session, now, now) ON CONFLICT DO NOTHING;
+    fresh := FOUND;
   END IF;
-  IF (r->'new_session')::boolean THEN
-    PERFORM create_session(ns, session, now);
-  ELSE
+  IF NOT fresh THEN
+    PERFORM refuse_buried(ns, task);
+    IF (r->'new_session')::boolean THEN PERFORM refuse_session(session); END IF;
     PERFORM require_session(ns, session);
   END IF;
-  IF NOT apart THEN
+  IF NOT (apart OR fresh) THEN
     last := last_place(ns, session, r->>'service');
     IF last IS NOT NULL AND r->>'policy' = 'reject' THEN
       RAISE EXCEPTION 'session ''%'' has an unfinished task of service ''%'', which takes one at a time (session policy ''reject''); wait for it or use another session',
@@ -34,20 +37,35 @@ BEGIN
   INSERT INTO tasks (namespace, task_id, session_id, service, state, timer, place, dispatch,
     body_hash, max_retries, retry_on_error, queue_deadline, wait_timeout, orchestrated, detached,
     parent, ancestors, created_at)
-  VALUES (ns, task, session, r->>'service', 'queued', CASE WHEN last IS NULL THEN now END,
+  SELECT ns, task, session, r->>'service', 'queued', CASE WHEN last IS NULL THEN now END,
     CASE WHEN NOT apart THEN COALESCE(last, 0) + 1 END, CASE WHEN last IS NULL THEN 1 ELSE 0 END,
     r->>'body_hash', (r->'max_retries')::integer, (r->'retry_on_error')::boolean,
     now + (r->>'queue_timeout')::float8, (r->>'wait_timeout')::float8,
-    (r->'orchestrated')::boolean, apart, r->>'parent', r->'ancestors', now)
+    (r->'orchestrated')::boolean, apart, r->>'parent', r->'ancestors', now
+  WHERE NOT EXISTS (SELECT 1 FROM tombstones WHERE hash = tombstone(ns, task))
   ON CONFLICT (namespace, task_id) DO NOTHING
   RETURNING * INTO t;
-  IF NOT FOUND THEN  -- created in another session at this very moment
+  IF NOT FOUND THEN
+    PERFORM refuse_buried(ns, task);
+    -- Created in another session at this very moment.
     RAISE EXCEPTION 'task ''%'' is being created', task USING ERRCODE = '40001';
   END IF;
   INSERT INTO inputs (task, input) VALUES (t.id, r->>'input');
   e := touch(e, task);
-  IF last IS NULL THEN e := publish(t, 'run', now, e); END IF;
+  IF last IS NULL THEN
+    INSERT INTO outbox (namespace, task, kind, due) VALUES (ns, t.id, 'run', now + 5)
+      RETURNING row_id INTO number;
+    e.publish := ARRAY[outbox_message(t, number, 'run', r->>'input')];
+  END IF;
   RETURN reply(json_build_object('task_id', task, 'session_id', session), e);
+END $$;
+
+CREATE OR REPLACE FUNCTION refuse_buried(ns text, task text) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF is_buried(ns, task) THEN
+    RAISE EXCEPTION 'task ''%'' existed and was forgotten; use a new task_id', task
+      USING ERRCODE = 'LD409';
+  END IF;
 END $$;
 
 CREATE OR REPLACE FUNCTION repeated(t tasks, hash text) RETURNS json LANGUAGE plpgsql AS $$
