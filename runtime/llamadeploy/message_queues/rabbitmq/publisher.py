@@ -83,6 +83,9 @@ class Publisher:
         )
 
     async def _opened(self) -> Channel:
+        channel = self._channel
+        if channel is not None and not channel.is_closed:
+            return channel
         async with self._opening:
             if self._channel is None or self._channel.is_closed:
                 self._channel = await self._new_channel()

@@ -8,7 +8,6 @@ transactions would make their commits wait for each other.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 import time
@@ -88,7 +87,8 @@ class Wakeups(Followers):
         self._seen: dict[str, str | None] = {}
         self._unsent: dict[str, bytes] = {}
         self._work = asyncio.Event()
-        self._hurry = asyncio.Event()
+        self._lingering: asyncio.TimerHandle | None = None
+        self._due = False  # what is unsent has waited for long enough
         self._sent_at = 0.0
         self._pid = 0
         self._tasks: list[asyncio.Task[None]] = []
@@ -134,15 +134,23 @@ class Wakeups(Followers):
                 key = _key(self._namespace, task_id)
                 if key not in self._unsent or task_id in ended:
                     self._unsent[key] = _change(key, task_id in ended, ended.get(task_id))
-        self._work.set()
         if any(record is not None for record in ended.values()):
-            self._hurry.set()
+            self._announce()
+        elif self._lingering is None:
+            loop = asyncio.get_running_loop()
+            self._lingering = loop.call_later(LINGER_SECONDS, self._announce)
+
+    def _announce(self) -> None:
+        if self._lingering is not None:
+            self._lingering.cancel()
+            self._lingering = None
+        self._due = True
+        self._work.set()
 
     async def close(self) -> None:
         """Send what is unsent and stop. Idempotent."""
         self._closed = True
-        self._work.set()
-        self._hurry.set()
+        self._announce()
         talking, looking = self._tasks
         looking.cancel()
         await asyncio.wait({talking}, timeout=1)
@@ -173,11 +181,9 @@ class Wakeups(Followers):
             self._work.clear()
             await self._tune_in(connection)
             self._connected.set()
-            if self._unsent:
-                await self._linger()
+            if self._unsent and self._due:
+                await self._space()
                 await self._send(connection)
-                if not self._unsent:
-                    self._hurry.clear()
                 continue
             if self._closed:
                 return
@@ -203,12 +209,10 @@ class Wakeups(Followers):
             self._listening = False
             await connection.remove_listener(self._channel, self._hear)
 
-    async def _linger(self) -> None:
-        if not self._closed:
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(LINGER_SECONDS):
-                    await self._hurry.wait()
-            await asyncio.sleep(self._sent_at + SPACING_SECONDS - time.monotonic())
+    async def _space(self) -> None:
+        pause = self._sent_at + SPACING_SECONDS - time.monotonic()
+        if pause > 0 and not self._closed:
+            await asyncio.sleep(pause)
 
     async def _send(self, connection: Connection) -> None:
         sent: dict[str, bytes] = {}
@@ -220,6 +224,7 @@ class Wakeups(Followers):
             sent[key] = change
         for key in sent:
             del self._unsent[key]
+        self._due = bool(self._unsent)
         payload = f"[{b','.join(sent.values()).decode()}]"
         self._sent_at = time.monotonic()
         try:
@@ -228,6 +233,7 @@ class Wakeups(Followers):
             )
         except BaseException:
             self._unsent = {**sent, **self._unsent}
+            self._due = True
             raise
 
     def _hear(self, connection: Any, pid: int, channel: str, payload: str) -> None:
