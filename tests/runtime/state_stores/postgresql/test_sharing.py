@@ -154,6 +154,44 @@ async def test_cancels_across_sessions_finish_and_renew_at_once(
     assert {record.state for record in records} == {TaskState.CANCELLED}
 
 
+async def test_an_operation_that_waits_for_a_lock_holds_up_no_other(
+    postgresql_server: Any, open_store: Any, unique: str
+) -> None:
+    store = await open_store(postgresql_server.uri)
+    await store.create_task(task("held"))
+    await store.create_task(task("free"))
+    other = await asyncpg.connect(postgresql_server.uri)
+    try:
+        await other.fetchval(
+            "SELECT pg_advisory_lock(llamadeploy.session_key($1, $2))", unique, "held"
+        )
+        blocked = asyncio.ensure_future(store.start(request("held")))
+        waiting = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory' AND NOT granted"
+        async with asyncio.timeout(5):
+            while not await other.fetchval(waiting):
+                await asyncio.sleep(0.01)
+        for _ in range(3):
+            # Far below the time after which an operation is given up.
+            assert await asyncio.wait_for(store.get_task("free"), 5)
+        assert isinstance(await asyncio.wait_for(store.start(request("free")), 5), Execution)
+        assert not blocked.done()
+    finally:
+        await other.close()
+    assert isinstance(await blocked, Execution)
+
+
+@pytest.mark.rule(2)
+async def test_a_new_task_with_the_id_of_a_forgotten_one_leaves_no_session(
+    postgresql_server: Any, open_store: Any
+) -> None:
+    store = await open_store(postgresql_server.uri)
+    await store.create_task(task("t"))
+    await store.delete_session("t")
+    with pytest.raises(ConflictError, match="existed and was forgotten"):
+        await store.create_task(task("t"))
+    assert await store.get_session("t") is None
+
+
 @pytest.mark.rule(12)
 async def test_a_follower_in_another_process_gets_the_record(
     postgresql_server: Any, open_store: Any
