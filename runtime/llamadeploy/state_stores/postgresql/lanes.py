@@ -41,6 +41,10 @@ BATCHED = frozenset(
 )
 """Operations that ``run_batch`` knows: short ones, that may be repeated."""
 
+GROUPED = frozenset({"create_task", "start", "finish"})
+"""Those that it does in groups, with few statements for each. One alone is a group, too: it costs no
+more than by a function of its own, and what nearly every task goes through exists once."""
+
 MAX_BATCH = 32
 """Operations of one transaction: bounds how long the first of them waits for the last."""
 
@@ -261,6 +265,8 @@ class Lanes:
         return connection
 
     async def _call(self, connection: Connection, operation: Operation) -> bytes:
+        if operation.name in GROUPED:
+            return (await self._call_batch(connection, [operation]))[0]
         # Not asyncio.timeout: a cancelled call makes asyncpg open another connection to say so.
         timer = asyncio.get_running_loop().call_later(OPERATION_SECONDS, connection.terminate)
         try:

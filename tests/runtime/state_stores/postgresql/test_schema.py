@@ -9,8 +9,10 @@ import asyncpg
 import pytest
 
 from llamadeploy.exceptions import ConfigurationError, StoreUnavailableError
-from llamadeploy.state_stores.postgresql.schema import VERSION
+from llamadeploy.state_stores.postgresql.schema import MIGRATIONS, VERSION, script
+from llamadeploy.state_stores.records import Completion, NewTask, StartRequest
 from llamadeploy.state_stores.registry import open_store as open_by_scheme
+from llamadeploy.types import TaskState
 
 
 async def run(uri: str, statement: str) -> Any:
@@ -91,3 +93,35 @@ async def test_a_server_that_is_away_says_so(open_store: Any, own_postgresql: An
     own_postgresql.stop()
     with pytest.raises(StoreUnavailableError, match=r"127\.0\.0\.1:\d+"):
         await open_store(own_postgresql.uri.replace("postgres@", "postgres:secret@"))
+
+
+async def test_a_database_of_the_first_release_is_brought_up(
+    postgresql_server: Any, unique: str, open_store: Any
+) -> None:
+    """Its rows stay, and each operation finds the columns it needs."""
+    connection = await asyncpg.connect(postgresql_server.uri)
+    try:
+        await connection.execute(f'CREATE SCHEMA {unique}; SET search_path = "{unique}"')
+        await connection.execute(script(MIGRATIONS[0]))
+        await connection.execute(
+            "CREATE TABLE schema_version (version integer NOT NULL);"
+            "INSERT INTO schema_version VALUES (1)"
+        )
+        await connection.execute("INSERT INTO sessions VALUES ($1, 's', '{}', 0, 1, 1)", unique)
+        number = await connection.fetchval(
+            "INSERT INTO tasks (namespace, task_id, session_id, service, state, timer, place, "
+            "dispatch, body_hash, max_retries, retry_on_error, orchestrated, detached, ancestors, "
+            "created_at) VALUES ($1, 'old', 's', 'echo', 'queued', 1, 1, 1, '', 3, false, false, "
+            "false, '[]', 1) RETURNING id",
+            unique,
+        )
+        await connection.execute("INSERT INTO inputs VALUES ($1, '{\"n\": 1}')", number)
+    finally:
+        await connection.close()
+    store = await open_store(f"{postgresql_server.uri}?schema={unique}")
+    await store.create_task(NewTask(task_id="next", session_id="s", service="echo", input="{}"))
+    run = await store.start(StartRequest(task_id="old", execution_id="x", worker_id="w", lease=60))
+    assert run.input == '{"n": 1}'
+    ended = await store.finish(Completion(key=run.key, state=TaskState.SUCCEEDED, result="1"))
+    assert [row.task_id for row in ended.publish] == ["next"]
+    assert (await store.get_task("old")).result == "1"

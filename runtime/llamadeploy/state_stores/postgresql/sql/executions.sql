@@ -82,16 +82,22 @@ BEGIN
       (SELECT context FROM contexts c WHERE c.namespace = t.namespace
         AND c.session_id = t.session_id AND c.service = t.service) END
     INTO text_, context_ FROM inputs i WHERE i.task = t.id;
-  RETURN json_build_object('type', 'execution', 'task_id', t.task_id,
+  RETURN execution_of(t, text_, context_, snapshot_,
+    CASE WHEN t.inbound_seq > t.consumed_seq THEN inbound_after(t.id, t.consumed_seq) END);
+END $$;
+
+-- In SQL, so that it becomes a part of the statement that calls it.
+CREATE OR REPLACE FUNCTION execution_of(t tasks, text_ text, context_ text, snapshot_ text,
+  inbound_ json) RETURNS json LANGUAGE sql STABLE AS $$
+  SELECT json_build_object('type', 'execution', 'task_id', t.task_id,
     'session_id', t.session_id, 'service', t.service, 'attempt', t.attempt, 'input', text_,
     'context', context_, 'snapshot', snapshot_, 'base_index', t.base_index,
-    'inbound', CASE WHEN t.inbound_seq > t.consumed_seq
-      THEN inbound_after(t.id, t.consumed_seq) ELSE '[]' END,
+    'inbound', COALESCE(inbound_, '[]'),
     'consumed_seq', t.consumed_seq, 'parked_code_version', t.parked_code_version,
     'wait_expired', t.wait_expired, 'run_seconds', t.run_seconds,
     'alone', t.crashes > 0 AND t.crashes + t.errors >= t.max_retries,
-    'keep_context', NOT t.detached, 'wait_timeout', t.wait_timeout, 'ancestors', t.ancestors);
-END $$;
+    'keep_context', NOT t.detached, 'wait_timeout', t.wait_timeout, 'ancestors', t.ancestors)
+$$;
 
 CREATE OR REPLACE FUNCTION inbound_after(number bigint, after_ bigint) RETURNS json
 LANGUAGE plpgsql AS $$

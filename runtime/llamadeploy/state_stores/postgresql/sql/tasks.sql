@@ -78,20 +78,19 @@ BEGIN
     'existed', true), nothing());
 END $$;
 
-CREATE OR REPLACE FUNCTION task_record(t tasks) RETURNS json LANGUAGE plpgsql AS $$
-DECLARE ended boolean := is_terminal(t.state);
-BEGIN
-  RETURN json_build_object('task_id', t.task_id, 'session_id', t.session_id,
+-- In SQL, so that it becomes a part of the statement that calls it.
+CREATE OR REPLACE FUNCTION task_record(t tasks) RETURNS json LANGUAGE sql VOLATILE AS $$
+  SELECT json_build_object('task_id', t.task_id, 'session_id', t.session_id,
     'service', t.service, 'state', shown_state(t.state), 'attempt', t.attempt,
     'crashes', t.crashes, 'created_at', t.created_at, 'started_at', t.started_at,
-    'finished_at', t.finished_at, 'result', CASE WHEN ended THEN t.result END,
-    'data', CASE WHEN ended THEN COALESCE(t.data, '{}') ELSE '{}' END,
-    'event_count', CASE WHEN ended THEN t.event_count ELSE event_count(t) END,
+    'finished_at', t.finished_at, 'result', CASE WHEN is_terminal(t.state) THEN t.result END,
+    'data', CASE WHEN is_terminal(t.state) THEN COALESCE(t.data, '{}') ELSE '{}' END,
+    'event_count', CASE WHEN is_terminal(t.state) THEN t.event_count ELSE event_count(t) END,
     'owner', CASE WHEN t.state = 'running' THEN t.worker_id END, 'parent', t.parent,
     'wait_deadline', CASE WHEN t.state = 'waiting' THEN t.timer END,
     'resident', CASE WHEN t.state = 'running' AND t.resident_attempt = t.attempt
-      THEN t.resident END, 'runs', t.attempt + t.followers);
-END $$;
+      THEN t.resident END, 'runs', t.attempt + t.followers)
+$$;
 
 CREATE OR REPLACE FUNCTION op_get_task(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
