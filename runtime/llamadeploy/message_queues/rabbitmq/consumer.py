@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 from collections.abc import Callable
 from typing import Any, Self, TypeVar
@@ -110,6 +111,9 @@ class RabbitMQConsumer(BufferedConsumer[C]):
         self._channel: Channel | None = None
         self._consumer_tag = ""
         self._held: dict[int, C] = {}
+        self._refused: set[int] = set()
+        self._done: list[int] = []
+        self._acknowledging: asyncio.Task[None] | None = None
         self._cancelled = asyncio.Event()
         self._delivered = 0
         self._runner: asyncio.Task[None] | None = None
@@ -150,6 +154,8 @@ class RabbitMQConsumer(BufferedConsumer[C]):
         await self._census.leave(self)
 
     async def _leave(self, channel: Channel) -> None:
+        if self._acknowledging is not None:
+            await self._acknowledging
         if self._consumer_tag:
             await channel.basic_cancel(self._consumer_tag)
         # Oldest first: they are delivered again in the order of their return.
@@ -185,10 +191,30 @@ class RabbitMQConsumer(BufferedConsumer[C]):
         try:
             if back:
                 await delivery.channel.basic_nack(delivery.tag, wait=False)
-            else:
-                await delivery.channel.basic_ack(delivery.tag, wait=False)
+                return
         except CAUGHT as error:
             raise QueueUnavailableError(str(translate(self._link.name, error))) from error
+        if delivery.channel.is_closed:
+            raise QueueUnavailableError(f"message queue {self._link.name}: the channel was closed")
+        self._done.append(delivery.tag)
+        if self._acknowledging is None or self._acknowledging.done():
+            # After all that end in this turn of the event loop: they share a frame.
+            self._acknowledging = asyncio.create_task(self._acknowledge())
+
+    async def _acknowledge(self) -> None:
+        """Acknowledge what is done, in one frame up to the first message that is still held."""
+        while self._done and (channel := self._channel) is not None:
+            done, self._done = sorted(self._done), []
+            first_held = min((*self._refused, *itertools.islice(self._held, 1)), default=None)
+            single = [tag for tag in done if first_held is not None and tag > first_held]
+            try:
+                if len(single) < len(done):
+                    last = done[len(done) - len(single) - 1]
+                    await channel.basic_ack(last, multiple=True, wait=False)
+                for tag in single:
+                    await channel.basic_ack(tag, wait=False)
+            except CAUGHT as error:
+                log.warning("messages of topic %s will come again: %s", self.topic, error)
 
     # -- the channel ---------------------------------------------------------------------------
     async def _run(self) -> None:
@@ -281,6 +307,8 @@ class RabbitMQConsumer(BufferedConsumer[C]):
         self._channel = None
         self._consumer_tag = ""
         self._held.clear()
+        self._done.clear()
+        self._refused.clear()
         self._buffer.clear()
 
     def _on_cancel(self, frame: Any) -> None:
@@ -299,7 +327,9 @@ class RabbitMQConsumer(BufferedConsumer[C]):
             except ValueError as error:
                 log.error("topic %s: a message becomes a dead letter: %s", self.topic, error)
                 tag = delivered.delivery_tag or 0
+                self._refused.add(tag)
                 await channel.basic_reject(tag, requeue=False, wait=False)
+                self._refused.discard(tag)
                 return
             self._delivered += 1
             self._held[delivery.tag] = delivery

@@ -12,6 +12,7 @@ try:
     from aiormq import exceptions, spec
     from aiormq.abc import DeliveredMessage
     from aiormq.channel import Channel
+    from aiormq.connection import TCPTransportFactory, TLSTransportFactory, TransportFactory
     from yarl import URL
 except ImportError:
     raise MissingExtraError("the message queue 'rabbitmq'", "rabbitmq") from None
@@ -21,6 +22,9 @@ __all__ = [
     "URL",
     "Channel",
     "DeliveredMessage",
+    "TCPTransportFactory",
+    "TLSTransportFactory",
+    "TransportFactory",
     "aiormq",
     "exceptions",
     "spec",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from llamadeploy.exceptions import ConfigurationError, QueueError, QueueUnavailableError
 from llamadeploy.message_queues.rabbitmq.driver import CAUGHT, URL, Channel, aiormq, translate
+from llamadeploy.message_queues.rabbitmq.joined_writes import JoinedTransport
 from llamadeploy.urls import split_url
 
 if TYPE_CHECKING:
@@ -98,7 +99,9 @@ class Link:
             raise QueueUnavailableError(str(self._last_error))
         try:
             async with asyncio.timeout(CONNECT_SECONDS):
-                self._connection = await aiormq.connect(self._url)
+                self._connection = await aiormq.connect(
+                    self._url, transport_factory=JoinedTransport()
+                )
         except CAUGHT as error:
             refusal = translate(self.name, error)
             if isinstance(refusal, QueueUnavailableError):

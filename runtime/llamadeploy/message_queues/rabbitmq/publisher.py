@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import time
 
@@ -32,6 +33,7 @@ class Publisher:
         self._topics = topics
         self._channel: Channel | None = None
         self._opening = asyncio.Lock()
+        self._numbers = itertools.count()
 
     async def publish(self, topic: str, body: bytes) -> None:
         """Return when the server has confirmed; a nudge to an inbox that is gone is dropped.
@@ -78,6 +80,8 @@ class Publisher:
             properties=spec.Basic.Properties(
                 delivery_mode=2,
                 content_type="application/json",
+                # By it the client finds what the server returns; its own would be a random one.
+                message_id=str(next(self._numbers)),
                 headers={PUBLISHED_AT: time.time_ns()},
             ),
         )

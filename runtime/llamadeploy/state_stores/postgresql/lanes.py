@@ -42,8 +42,8 @@ BATCHED = frozenset(
 """Operations that ``run_batch`` knows: short ones, that may be repeated."""
 
 GROUPED = frozenset({"create_task", "start", "finish"})
-"""Those that it does in groups, with few statements for each. One alone is a group, too: it costs no
-more than by a function of its own, and what nearly every task goes through exists once."""
+"""Those that it does in groups, with few statements for each. One alone is a group, too: it costs
+no more than by a function of its own, and what nearly every task goes through exists once."""
 
 MAX_BATCH = 32
 """Operations of one transaction: bounds how long the first of them waits for the last."""
