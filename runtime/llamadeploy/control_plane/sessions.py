@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 NO_SESSION = "Session not found"
 
-DELETE_SECONDS = 0.25
+DELETE_SECONDS = 1.0
 """For how long sessions are collected that are to be deleted, so that they share a commit."""
 
 DELETE_STEP = 100

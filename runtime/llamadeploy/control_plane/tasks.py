@@ -138,6 +138,7 @@ class Tasks:
             )
         self._outbox.started(created.task_id)
         assert record is not None  # noqa: S101 - without a deadline it returns a record
+        self._outbox.started(created.task_id)  # and no row of it is left
         return record
 
     async def _insert(self, new: NewTask, task: TaskDefinition) -> Created:

@@ -28,10 +28,10 @@ HANG_SECONDS = 0.1
 SPARE_SECONDS = 2.0
 """... and is spared for so long: rows stay in the outbox, and nobody waits for it."""
 
-FLUSH_SECONDS = 0.2
-"""For how long published rows are collected before one call deletes those whose tasks have not
-started meanwhile (a start deletes its row). When the process dies in between they are published
-once more, under the same message id; the store's own lease of a new row is 5 s."""
+FLUSH_SECONDS = 1.0
+"""For how long published rows are collected before one call deletes those whose tasks are not
+known to have started meanwhile (a start deletes its row). When the process dies in between they are
+published once more, under the same message id; the store's own lease of a new row is 5 s."""
 
 
 class Outbox:

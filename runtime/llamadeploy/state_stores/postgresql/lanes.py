@@ -1,7 +1,8 @@
 """Operations on a bounded number of connections, each run by a task of its own.
 
-Nothing waits for a batch to fill: an operation that comes alone is done alone; those that come
-while the connections are busy share the next transaction.
+An operation that comes alone is done at once and alone; those that come while the connections are
+busy share the next transaction. Where they have had company the next ones wait some milliseconds
+for more: a transaction of five costs little more than one of one, for the server and for us.
 
 Whoever waits for an operation may go away; the operation runs on, and what it leads to (waking
 followers, observing) happens all the same.
@@ -55,6 +56,16 @@ with large batches do more than many with small ones."""
 SHARE_SECONDS = 0.02
 """For so long at most operations wait for a short transaction that is under way, to share the next
 one; it may itself wait for a lock of another process."""
+
+SPACING_SECONDS = 0.003
+"""How long after the begin of a transaction the next one begins, for each operation that it has: so
+that a busy process comes to large ones, and one that only ever has few never waits ..."""
+
+MOST_SPACING_SECONDS = 0.01
+"""... and for no longer than this; or until there are"""
+
+ENOUGH = 16
+"""operations."""
 
 REPEATS = 5
 """How often an operation is done again after a deadlock or serialisation failure."""
@@ -115,6 +126,8 @@ class Lanes:
         self._dispatching = False
         self._short = 0
         self._sharing: asyncio.TimerHandle | None = None
+        self._not_before = 0.0
+        self._resting: asyncio.TimerHandle | None = None
         self._lanes: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -133,6 +146,12 @@ class Lanes:
         self._dispatching = False
         if not self._pending:
             return
+        rest = self._rest()
+        if rest > 0:
+            if self._resting is None:
+                loop = asyncio.get_running_loop()
+                self._resting = loop.call_later(rest, self._rested)
+            return
         if self._short and len(self._pending) < CROWD and not self._closed:
             # Fewer and larger transactions: whoever is at it takes these next.
             if self._sharing is None:
@@ -140,6 +159,17 @@ class Lanes:
                 self._sharing = loop.call_later(SHARE_SECONDS, self._share_no_more)
             return
         self._hand_out()
+
+    def _rest(self) -> float:
+        """For how many seconds what is pending waits for company."""
+        if self._closed or self._pending[0].name not in BATCHED or len(self._pending) >= ENOUGH:
+            return 0.0
+        return self._not_before - asyncio.get_running_loop().time()
+
+    def _rested(self) -> None:
+        self._resting = None
+        if not self._dispatching:
+            self._dispatch()
 
     def _share_no_more(self) -> None:
         self._sharing = None
@@ -163,8 +193,9 @@ class Lanes:
     async def close(self) -> None:
         """Finish what is queued, then close the connections. Idempotent."""
         self._closed = True
-        if self._sharing is not None:
-            self._sharing.cancel()
+        for timer in (self._sharing, self._resting):
+            if timer is not None:
+                timer.cancel()
         self._dispatch()
         while self._idle:
             free = self._idle.pop()
@@ -191,9 +222,11 @@ class Lanes:
                 await _close(connection)
 
     async def _next(self) -> list[Operation] | None:
-        while not self._pending:
+        while not self._pending or self._rest() > 0:
             if self._closed:
                 return None
+            if self._pending:
+                self._dispatch()  # which wakes a lane when the time has come
             free: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._idle.append(free)
             await free
@@ -201,6 +234,10 @@ class Lanes:
         if batch[0].name in BATCHED:
             while self._pending and len(batch) < MAX_BATCH and self._pending[0].name in BATCHED:
                 batch.append(self._pending.popleft())
+        self._not_before = 0.0
+        if len(batch) > 1:
+            spacing = min(SPACING_SECONDS * len(batch), MOST_SPACING_SECONDS)
+            self._not_before = asyncio.get_running_loop().time() + spacing
         if self._pending:
             self._dispatch()
         return batch

@@ -3,15 +3,14 @@
 
 CREATE OR REPLACE FUNCTION op_outbox_done(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
-DECLARE number bigint;
 BEGIN
   -- Where a crash of the server takes this back, the rows are published again, under their ids.
   PERFORM set_config('synchronous_commit', 'off', true);
-  -- One by one: for a list the planner may read all rows of the namespace.
-  FOR number IN SELECT jsonb_array_elements_text(r->'row_ids') LOOP
-    DELETE FROM outbox WHERE row_id = (SELECT row_id FROM outbox
-      WHERE row_id = number AND namespace = ns FOR UPDATE SKIP LOCKED);
-  END LOOP;
+  -- Row by row, by LIMIT: for a list the planner may read all rows of the namespace.
+  DELETE FROM outbox WHERE row_id = ANY (ARRAY(
+    SELECT o.row_id FROM jsonb_array_elements_text(r->'row_ids') AS wanted (number),
+      LATERAL (SELECT row_id, namespace FROM outbox WHERE row_id = number::bigint LIMIT 1
+        FOR UPDATE SKIP LOCKED) o WHERE o.namespace = ns));
   RETURN reply('null', nothing());
 END $$;
 
