@@ -67,9 +67,28 @@ class ControlPlaneProcess(Process):
     def task(self, service: str) -> tuple[str, str]:
         """An unfinished one: nobody works here. Session and task."""
         self.ask("POST", "/services/register", {"service_name": service, "description": "x"})
-        body = {"input": json.dumps({}), "service_id": service}
-        made = self.ask("POST", "/deployments/d/tasks/create", body)
+        made = self.create(service)
         return made["session_id"], made["task_id"]
+
+    def create(self, service: str) -> Any:
+        """A task of a service as it is registered."""
+        body = {"input": json.dumps({}), "service_id": service}
+        return self.ask("POST", "/deployments/d/tasks/create", body)
+
+    def refused(self, service: str) -> str:
+        """What is said to who wants a task; empty where it was accepted."""
+        try:
+            self.create(service)
+        except httpx.HTTPStatusError as error:
+            return str(error.response.json()["detail"])
+        return ""
+
+    def unfinished(self, service: str) -> list[Any]:
+        """Its queued tasks."""
+        found: list[Any] = self.ask(
+            "GET", f"/deployments/d/task-statuses?state=queued&service={service}"
+        )
+        return found
 
     def begin(self, task: str, worker: str) -> None:
         """Start it in the name of a worker that is not there, for ten minutes."""

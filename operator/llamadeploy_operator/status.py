@@ -71,6 +71,7 @@ def deployment_status(
         or _waiting_workloads(context, observed)
         or _waiting_services(context, observed)
     )
+    waiting = _with_draining(waiting, observed)
     states = _states(live, observed, found, waiting)
     suspended = context is not None and bool(context.spec.suspend)
     states[Condition.PAUSED] = _paused(suspended)
@@ -346,11 +347,8 @@ def _waiting_resolution(context: DeploymentContext | ServiceContext | None) -> S
 
 
 def _waiting_services(context: DeploymentContext | None, observed: Observed) -> State | None:
-    draining = [each.service for each in observed.services if each.draining]
-    if draining:
-        text = f"{', '.join(sorted(draining))}: removed; its tasks are ended first"
-        return State(True, Reason.DRAINING_SERVICE, text)
-    late = sorted((each for each in observed.services if not _ready(each)), key=_by_name)
+    staying = [each for each in observed.services if not each.draining]
+    late = sorted((each for each in staying if not _ready(each)), key=_by_name)
     there = {each.service for each in observed.services}
     inline = (context.spec.services if context is not None else None) or ()
     missing = [each.name for each in inline if each.name not in there]
@@ -363,6 +361,17 @@ def _waiting_services(context: DeploymentContext | None, observed: Observed) -> 
         ]
     )
     return State(True, Reason.WAITING_FOR_SERVICES, text)
+
+
+def _with_draining(waiting: State | None, observed: Observed) -> State | None:
+    """Removed services beside what else is on its way, which is never hidden by them."""
+    draining = sorted(each.service for each in observed.services if each.draining)
+    if not draining:
+        return waiting
+    text = f"{', '.join(draining)}: removed; its tasks are ended first"
+    if waiting is None:
+        return State(True, Reason.DRAINING_SERVICE, text)
+    return State(True, waiting.reason, f"{waiting.message}; {text}")
 
 
 def _missing(live: Json, observed: Observed, waiting: State | None) -> Problem | None:

@@ -29,6 +29,14 @@ class Address:
 class ControlPlanes(Protocol):
     """What draining needs."""
 
+    async def refuse(self, address: Address, service: str, reason: str) -> None:
+        """Let the service take no new task. Raises ControlPlaneError."""
+        ...
+
+    async def accept(self, address: Address, service: str) -> None:
+        """Undo :meth:`refuse`. Raises ControlPlaneError."""
+        ...
+
     async def depth(self, address: Address, service: str) -> Depth:
         """A service's unfinished tasks; none of one that it does not know. Raises
         ControlPlaneError."""
@@ -42,6 +50,17 @@ class ControlPlanes(Protocol):
 
 class HttpControlPlanes:
     """By HTTP; a connection for each call, for there are few."""
+
+    async def refuse(self, address: Address, service: str, reason: str) -> None:
+        """See :class:`ControlPlanes`."""
+        path = f"/services/{quote(service, safe='')}/refuse"
+        # A pinned, older control plane has no such route: it takes tasks until the end.
+        await self._call(address, "POST", path, {"reason": reason}, absent="Not Found")
+
+    async def accept(self, address: Address, service: str) -> None:
+        """See :class:`ControlPlanes`."""
+        path = f"/services/{quote(service, safe='')}/accept"
+        await self._call(address, "POST", path, absent="Not Found")
 
     async def depth(self, address: Address, service: str) -> Depth:
         """See :class:`ControlPlanes`."""

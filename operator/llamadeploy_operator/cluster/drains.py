@@ -21,6 +21,10 @@ logger = logging.getLogger(__name__)
 Json = dict[str, Any]
 
 REASON = "the service was removed from the deployment"
+REFUSAL = (
+    "Service '{service}' was removed from deployment '{deployment}': it ends its tasks and takes no"
+    " new one"
+)
 
 
 class Drains:
@@ -55,8 +59,8 @@ class Drains:
         for key, body in self._children(context.owner.uid):
             since = removed_at(body)
             if key in keep:
-                if since is not None:
-                    await self._mark(key, body, None)
+                if since is not None and not await self._taken_back(context, key, body):
+                    staying.add(key)
             elif not self._has_successor(context, key, body):
                 if since is None:
                     since = time.time()
@@ -65,13 +69,27 @@ class Drains:
                     staying.add(key)
         return staying
 
+    async def _taken_back(self, context: DeploymentContext, key: ObjectKey, body: Json) -> bool:
+        """Let a service that was written back into the spec take tasks again."""
+        address = await self._addresses.of(context)
+        try:
+            await self._control_planes.accept(address, _wire_name(key, body))
+        except ControlPlaneError as error:
+            logger.warning("service %s is back and takes no tasks yet: %s", key.name, error)
+            return False
+        await self._mark(key, body, None)
+        return True
+
     async def _ended(self, context: DeploymentContext, service: str, since: float) -> bool:
         address = await self._addresses.of(context)
         try:
+            # Said at each look: a worker that starts registers the service anew.
+            refusal = REFUSAL.format(service=service, deployment=context.owner.name)
+            await self._control_planes.refuse(address, service, refusal)
             depth = await self._control_planes.depth(address, service)
             if not may_end(depth, since, time.time(), self._limit):
                 return False
-            # Also where there seems to be none left: one may have come meanwhile.
+            # Also where there seems to be none left: one may have come before the refusal.
             ended = await self._control_planes.end(address, service, REASON)
         except ControlPlaneError as error:
             logger.warning("service %s was removed and is kept: %s", service, error)

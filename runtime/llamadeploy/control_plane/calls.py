@@ -51,6 +51,9 @@ class Calls:
         line = await self._ancestors(caller)
         session = caller.session_id if share_session else derived_id("session", child_id)
         options = await self._services.options(service)
+        refusal = self._services.refusal(service)
+        if refusal is not None and await self._store.get_task(child_id) is None:
+            raise NotFoundError(refusal)
         locked = any(a.session_id == session and a.service == service for a in line)
         created = await self._store.create_task(
             NewTask(

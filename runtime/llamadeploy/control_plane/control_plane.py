@@ -211,7 +211,7 @@ class ControlPlane:
             idempotency_key: the same key finds the same task, whatever the ids are.
 
         Raises:
-            NotFoundError: no such session.
+            NotFoundError: no such session; or the service was removed.
             ConflictError: the id or key was used for another task.
             SessionBusyError: the service refuses a second task of the session.
             ConfigurationError: no service, another session in the definition, or (as
@@ -394,6 +394,15 @@ class ControlPlane:
     async def deregister_service(self, name: str) -> None:
         """Idempotent. A declared service stays declared."""
         await self._services.deregister(name)
+
+    async def refuse_service(self, name: str, reason: str) -> None:
+        """Let a service take no new task: those get a NotFoundError with ``reason``, also where
+        another service calls it. What it has ends as usual. Idempotent."""
+        await self._services.refuse(name, reason)
+
+    async def accept_service(self, name: str) -> None:
+        """Undo :meth:`refuse_service`. Idempotent."""
+        await self._services.accept(name)
 
     async def get_service(self, name: str) -> ServiceDefinition:
         """Raises NotFoundError."""

@@ -10,6 +10,9 @@ from llamadeploy.types import ServiceDefinition, ServiceOptions
 
 NO_SERVICE = "Service is None and deployment has no default service"
 
+REFUSES = "refuses_tasks"
+"""Key of a service's definition that says why it takes no new task."""
+
 FRESH_SECONDS = 2.0
 """For how long what the store said of services is believed: another control plane of the
 deployment may have registered one, or one with other options."""
@@ -58,6 +61,28 @@ class Services:
     async def deregister(self, name: str) -> None:
         await self._store.delete_service(name)
         self._registered.pop(name, None)
+
+    async def refuse(self, name: str, reason: str) -> None:
+        """Let the service take no new task until :meth:`accept`, or until it is registered anew.
+        Other control planes know within :data:`FRESH_SECONDS`. Idempotent."""
+        found = await self._store.get_service(name) or ServiceDefinition(service_name=name)
+        if _refusal(found) != reason:
+            found = found.model_copy(update={REFUSES: reason})
+            await self.register(found)
+
+    async def accept(self, name: str) -> None:
+        """Undo :meth:`refuse`. Idempotent."""
+        found = await self._store.get_service(name)
+        if found is not None and _refusal(found) is not None:
+            # As it was registered: what was not said then is not said now either.
+            body = found.model_dump(exclude_unset=True)
+            del body[REFUSES]
+            await self.register(ServiceDefinition.model_validate(body))
+
+    def refusal(self, name: str) -> str | None:
+        """Why the service takes no new task, as far as is known; ``None``: it takes them."""
+        found = self._registered.get(name)
+        return _refusal(found) if found is not None else None
 
     async def get(self, name: str) -> ServiceDefinition:
         """Raises NotFoundError where it is neither registered nor declared."""
@@ -119,6 +144,11 @@ class Services:
         ):
             return registered.options
         return declared.options if declared is not None else _DEFAULTS
+
+
+def _refusal(service: ServiceDefinition) -> str | None:
+    found = (service.model_extra or {}).get(REFUSES)
+    return found if isinstance(found, str) else None
 
 
 _DEFAULTS = ServiceOptions()

@@ -163,6 +163,10 @@ class Tasks:
 
     async def _with_options(self, new: NewTask, service: str, text: str) -> NewTask:
         options = await self._services.options(service)
+        refusal = self._services.refusal(service)
+        # What was accepted before is found by a repeat all the same.
+        if refusal is not None and await self._store.get_task(new.task_id) is None:
+            raise NotFoundError(refusal)
         return NewTask(
             task_id=new.task_id,
             session_id=new.session_id,

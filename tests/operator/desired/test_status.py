@@ -167,6 +167,19 @@ class TestDeployment:
         observed = Observed((workload(),), (service(), gone))
         status = deployment_status(live(), context, observed, [], EARLY)
         assert true(status)["Progressing"] == "DrainingService"
+        assert by_type(status)["Ready"]["reason"] == "DrainingService"
+
+    def test_a_removed_service_hides_nothing(self, context: Any) -> None:
+        gone = service(name="app-old", service="old", draining=True, conditions={})
+        late = service(generation=2)
+        for workloads, services, reason in (
+            ((workload(updated=0),), (service(), gone), "RollingOut"),
+            ((workload(),), (late, gone), "WaitingForServices"),
+        ):
+            status = deployment_status(live(), context, Observed(workloads, services), [], EARLY)
+            progressing = by_type(status)["Progressing"]
+            assert progressing["reason"] == reason
+            assert progressing["message"].endswith("; old: removed; its tasks are ended first")
 
     def test_unshared_store_in_a_secret(self, case: Callable[..., Any]) -> None:
         store = {"uriFrom": {"secretKeyRef": {"name": "s", "key": "uri"}}}

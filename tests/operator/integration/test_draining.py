@@ -24,7 +24,7 @@ def looked(operator: OperatorProcess, times: int = 6) -> None:
 
 
 def draining(space: Namespace) -> bool:
-    return space.condition("ldep", "d", "Progressing")[1] == "DrainingService"
+    return "old: removed; its tasks" in space.condition("ldep", "d", "Progressing")[2]
 
 
 def start_pod(space: Namespace) -> bool:
@@ -79,12 +79,13 @@ def test_a_removed_service_drains_and_its_time_is_limited(
     space.patch("ldep", "d", {"spec": {"services": both}})
     made = eventually(lambda: space.find("wfs", "d-old"), "it is there again")
     assert made["metadata"]["uid"] != uid
-    session, task = control_plane.task("old")
+    _, task = control_plane.task("old")
     space.patch("ldep", "d", {"spec": {"services": one}})
     eventually(lambda: draining(space) and annotated(space), "it drains")
     space.patch("ldep", "d", {"spec": {"services": both}})
     eventually(lambda: not annotated(space) and not draining(space), "it goes on")
     assert space.get("wfs", "d-old")["metadata"]["uid"] == made["metadata"]["uid"]
+    control_plane.create("old")
 
     # Removed with a task: it stays until that has ended.
     space.patch("ldep", "d", {"spec": {"services": one}})
@@ -92,9 +93,13 @@ def test_a_removed_service_drains_and_its_time_is_limited(
     looked(operator)
     assert "d-old-worker" in space.names("deployment")
     assert control_plane.status(task)["state"] == "queued"
-    control_plane.ask("POST", f"/sessions/{session}/tasks/{task}/cancel")
+    # What it has it keeps, and it takes no more, from nobody; other services do.
+    eventually(lambda: "was removed from deployment" in control_plane.refused("old"), "refused")
+    control_plane.task("echo")
+    for each in control_plane.unfinished("old"):
+        control_plane.ask("POST", f"/sessions/{each['session_id']}/tasks/{each['task_id']}/cancel")
     eventually(lambda: "d-old" not in space.names("wfs"), "it goes")
-    assert "old" not in [each["service_name"] for each in control_plane.ask("GET", "/services")]
+    assert set(control_plane.ask("GET", "/services")) == {"echo"}
 
     # The limit holds across a restart of the operator, and ends the task with an error.
     space.patch("ldep", "d", {"spec": {"services": both}})

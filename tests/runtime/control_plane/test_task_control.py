@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamadeploy.exceptions import ConflictError, NotFoundError
-from llamadeploy.state_stores.records import ParkRequest, StartRequest
+from llamadeploy.state_stores.records import ExecutionKey, ParkRequest, StartRequest
 from llamadeploy.types import TaskDefinition
 from llamadeploy.worker.operations import ResidentRequest
 
@@ -311,3 +311,46 @@ async def test_the_tasks_of_one_service_are_ended_with_a_reason(plane: Any, pref
     assert [scaling[name] for name in ("ready", "unacked", "custody", "parked")] == [0] * 4
     assert await plane.post(f"{prefix}/services/none/end", {"reason": "x"}) == {"ended": 0}
     await plane.post(f"{prefix}/services/slow/end", {"reason": ""}, 422)
+
+
+@pytest.mark.parametrize("prefix", ["", D])
+async def test_a_service_that_refuses_keeps_what_it_has_and_takes_no_more(
+    plane: Any, prefix: str
+) -> None:
+    run = await started(plane)
+    caller = await started(plane, "ask")
+    call = ExecutionKey(caller.task_id, 1), "before", "slow", {}
+    child = await plane.control_plane.call_service(*call)
+    key = {"Idempotency-Key": "once"}
+    accepted = await plane.post(f"{D}/tasks/create", body("slow"), headers=key)
+    await plane.post(f"{prefix}/services/slow/refuse", {"reason": "slow was removed"})
+    for route in ("create", "run"):
+        reply = await plane.post(f"{D}/tasks/{route}", body("slow"), 404)
+        assert reply["detail"] == "slow was removed"
+    session = await plane.post("/sessions/create")
+    await plane.post(f"/sessions/{session}/tasks", body("slow"), 404)
+    with pytest.raises(NotFoundError, match="slow was removed"):
+        await plane.control_plane.call_service(call[0], "after", "slow", {})
+    # A repeat of what was accepted finds it; others are not concerned.
+    again = await plane.post(f"{D}/tasks/create", body("slow"), headers=key)
+    assert again["task_id"] == accepted["task_id"]
+    assert await plane.control_plane.call_service(*call) == child
+    assert await plane.post(f"{D}/tasks/run", body(message="other")) == "other"
+    assert (await plane.get(f"{D}/tasks/{run.task_id}"))["state"] == "running"
+    assert (await plane.get(f"{D}/tasks/{accepted['task_id']}"))["state"] == "queued"
+
+    before = await plane.control_plane.get_service("slow")
+    await plane.post(f"{prefix}/services/slow/accept")
+    await plane.post(f"{prefix}/services/slow/accept")
+    await plane.post(f"{D}/tasks/create", body("slow"))
+    after = await plane.control_plane.get_service("slow")
+    assert (after.description, after.options) == (before.description, before.options)
+    assert "refuses_tasks" not in (after.model_extra or {})
+
+
+async def test_a_service_that_is_not_registered_can_refuse(plane: Any) -> None:
+    await plane.post("/services/unheard/refuse", {"reason": "unheard was removed"})
+    reply = await plane.post("/sessions/create")
+    path = f"/sessions/{reply}/tasks"
+    assert (await plane.post(path, body("unheard"), 404))["detail"] == "unheard was removed"
+    await plane.post("/services/unheard/refuse", {"reason": ""}, 422)

@@ -36,6 +36,12 @@ class EndRequest(BaseModel):
     reason: str = Field(min_length=1, max_length=500)
 
 
+class RefuseRequest(BaseModel):
+    """Body of ``refuse``; ``reason`` is what people are told who ask for a task."""
+
+    reason: str = Field(min_length=1, max_length=500)
+
+
 class EndReply(BaseModel):
     """How many tasks were ended."""
 
@@ -96,12 +102,26 @@ def service_operations_router(provider: Provider) -> APIRouter:
         """Have that many replicas until the next reload. Answers when they are ready."""
         await plane.operations.scale(service_name, request.replicas)
 
+    @router.post("/{service_name}/refuse")
+    async def refuse_tasks(
+        service_name: str, request: RefuseRequest, plane: ControlPlane = provider
+    ) -> None:
+        """Let the service take no new task: who asks gets a 404 with the reason, within two seconds
+        everywhere. What it has ends as usual. It holds until `accept`, or until the service is
+        registered anew. Idempotent."""
+        await plane.refuse_service(service_name, request.reason)
+
+    @router.post("/{service_name}/accept")
+    async def accept_tasks(service_name: str, plane: ControlPlane = provider) -> None:
+        """Undo `refuse`. Idempotent."""
+        await plane.accept_service(service_name)
+
     @router.post("/{service_name}/end")
     async def end_service(
         service_name: str, request: EndRequest, plane: ControlPlane = provider
     ) -> EndReply:
         """Cancel all unfinished tasks of a service, which need not be known any more. It takes
-        tasks as before: deregister it first where it is to end. Idempotent."""
+        tasks as before: let it refuse them first where it is to end. Idempotent."""
         return EndReply(ended=await plane.end_service(service_name, request.reason))
 
     return router
