@@ -161,6 +161,10 @@ def workers() -> list[Json]:
             (added("llamadeploy_worker_slots", SERVICE, "service"), "{{service}} slots"),
             (added("llamadeploy_worker_tasks_in_custody", SERVICE, "service"),
              "{{service}} in custody")]),
+        panel("Workers that the autoscaler wants", [
+            (greatest("llamadeploy_autoscaler_desired_replicas", "",
+                      "exported_namespace, workflowservice"),
+             "{{exported_namespace}}/{{workflowservice}}")]),
         panel("Deliveries by what became of them", [
             (rate("llamadeploy_worker_deliveries_total", SERVICE, "outcome"), "{{outcome}}")],
             "reqps"),

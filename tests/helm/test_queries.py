@@ -18,8 +18,8 @@ from llamadeploy.state_stores.registry import open_store
 from llamadeploy_operator import metrics as operator_metrics
 
 CHART = Path(__file__).parents[2] / "helm" / "llamadeploy-operator"
-#: Of the scraped target; and those that dashboards and histograms add.
-TARGET = {"namespace", "pod", "service", "container", "le"}
+#: Of the scraped target, of histograms, and what a metric's own label is called in the way of it.
+TARGET = {"namespace", "pod", "service", "container", "le", "exported_namespace"}
 PROCESS = "process_resident_memory_bytes"  # of every Prometheus client
 METRIC = re.compile(r"\b((?:llamadeploy|process)_\w+)(?:\{([^}]*)\})?")
 GROUPS = re.compile(r"\b(?:by|on) \(([^)]*)\)")
