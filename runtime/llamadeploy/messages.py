@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
 import uuid
 from collections.abc import Iterable
 from datetime import datetime
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -39,7 +41,12 @@ class QueueMessageStats(BaseModel):
     @staticmethod
     def timestamp_str(format: str = "%Y-%m-%d %H:%M:%S") -> str:
         """The present local time as text."""
-        return datetime.now().strftime(format)
+        return _shown(int(time.time()), format)
+
+
+@lru_cache(maxsize=8)
+def _shown(second: int, format: str) -> str:
+    return datetime.fromtimestamp(second).strftime(format)
 
 
 class QueueMessage(BaseModel):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from enum import StrEnum
 from typing import Any, Literal
 
@@ -48,7 +47,9 @@ _random_bytes = _RandomBytes()
 
 def generate_id() -> str:
     """A new random id (UUID 4, 36 characters)."""
-    return str(uuid.UUID(bytes=_random_bytes.take(16), version=4))
+    text = _random_bytes.take(16).hex()
+    variant = "89ab"[int(text[16], 16) & 3]
+    return f"{text[:8]}-{text[8:12]}-4{text[13:16]}-{variant}{text[17:20]}-{text[20:]}"
 
 
 class SessionPolicy(StrEnum):

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections import Counter
 from collections.abc import Coroutine
 from contextlib import AbstractAsyncContextManager
@@ -21,6 +20,7 @@ from llamadeploy.exceptions import QueueError, StoreError, StoreUnavailableError
 from llamadeploy.message_queues.base import Delivery, DeliveryMode, MessageQueue
 from llamadeploy.messages import ActionTypes, QueueMessage, inbox_topic, topic_name
 from llamadeploy.state_stores.records import Execution, ExecutionKey, StartReply, StartRequest
+from llamadeploy.types import generate_id
 from llamadeploy.worker.backoff import Backoff, persist
 from llamadeploy.worker.contract import Runner
 from llamadeploy.worker.custody import CUSTODY_SECONDS, Custodian
@@ -360,7 +360,7 @@ class Worker:
     async def _ask(self, task_id: str, follow: int) -> StartReply | None:
         request = StartRequest(
             task_id=task_id,
-            execution_id=uuid.uuid4().hex,
+            execution_id=generate_id(),
             worker_id=self.worker_id,
             lease=self._lease,
             code_version=self._runner.code_version,

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llamadeploy.exceptions import QueueUnavailableError
 from llamadeploy.redis_address import RedisAddress
+from llamadeploy.redis_link import RedisLink
 from llamadeploy.redis_pipe import RedisPipe
-
-if TYPE_CHECKING:
-    from redis.asyncio.connection import AbstractConnection
 
 BLOCK_SECONDS = 5.0
 """After this long the server answers with nothing, so that a dead connection is noticed."""
@@ -41,7 +39,8 @@ class BlockingReader:
         self._group = group
         self._consumer = consumer
         self._grace = grace
-        self._connection: AbstractConnection | None = None
+        self._link: RedisLink | None = None
+        self._answer: asyncio.Future[Any] | None = None
         self._client_id = 0
         self._signals: list[str] = []
         self._idle = asyncio.Event()
@@ -73,15 +72,12 @@ class BlockingReader:
             return []
         self._idle.clear()
         try:
-            connection = await self._connected()
+            link = await self._connected()
             streams = (self._prefix + "s", f"{self._prefix}wake:{self._group}")
-            await connection.send_command(
-                "XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", room,
+            reply = await self._ask(
+                link, "XREADGROUP", "GROUP", self._group, self._consumer, "COUNT", room,
                 "BLOCK", int(BLOCK_SECONDS * 1000), "STREAMS", *streams, ">", ">",
-                check_health=False,
             )  # fmt: skip
-            async with asyncio.timeout(BLOCK_SECONDS + self._grace):
-                reply = await connection.read_response(disable_decoding=True)
         except Exception as error:  # every kind means the same: join and read again
             await self.aclose()
             shown = f"Redis at {self._address.shown}: {error or type(error).__name__}"
@@ -99,23 +95,43 @@ class BlockingReader:
                 self._signals += [id_.decode() for id_, _ in entries]
         return messages
 
-    async def _connected(self) -> AbstractConnection:
-        if self._connection is None:
-            connection = await self._address.connect(self._prefix)
+    async def _connected(self) -> RedisLink:
+        if self._link is None:
+            link = RedisLink(await self._address.connect(self._prefix), self._answered)
+            link.ended.add_done_callback(self._ended)
             try:
-                await connection.send_command("CLIENT", "ID", check_health=False)
-                self._client_id = int(await connection.read_response())
+                self._client_id = int(await self._ask(link, "CLIENT", "ID"))
             except BaseException:
-                await connection.disconnect(nowait=True)
+                link.close()
                 raise
-            self._connection = connection
-        return self._connection
+            self._link = link
+        return self._link
+
+    async def _ask(self, link: RedisLink, *command: Any) -> Any:
+        self._answer = asyncio.get_running_loop().create_future()
+        if link.ended.done():
+            raise link.ended.result()
+        link.send([command])
+        async with asyncio.timeout(BLOCK_SECONDS + self._grace):
+            return await self._answer
+
+    def _answered(self, answer: Any) -> None:
+        if self._answer is None or self._answer.done():
+            return
+        if isinstance(answer, Exception):
+            self._answer.set_exception(answer)
+        else:
+            self._answer.set_result(answer)
+
+    def _ended(self, ended: asyncio.Future[Exception]) -> None:
+        if not ended.cancelled():
+            self._answered(ended.result())
 
     async def stop(self) -> None:
         """End a wait; returns when its answer is there, so that nothing is on its way to us."""
         self._stopped = True
         while not self._idle.is_set():
-            if self._connection is not None:
+            if self._link is not None:
                 with contextlib.suppress(Exception):
                     await self._pipe.ask("CLIENT", "UNBLOCK", self._client_id)
             with contextlib.suppress(TimeoutError):
@@ -124,7 +140,6 @@ class BlockingReader:
 
     async def aclose(self) -> None:
         """Close the connection. Idempotent."""
-        connection, self._connection = self._connection, None
-        if connection is not None:
-            with contextlib.suppress(Exception):
-                await connection.disconnect(nowait=True)
+        link, self._link = self._link, None
+        if link is not None:
+            link.close()

@@ -55,6 +55,18 @@ local function extend(list, more)
   return list
 end
 
+-- A command about any number of members of a key, or (without `key`) of keys.
+local function call_for_all(command, key, list)
+  for first = 1, #list, 1000 do
+    local last = math.min(first + 999, #list)
+    if key then
+      call(command, key, unpack(list, first, last))
+    else
+      call(command, unpack(list, first, last))
+    end
+  end
+end
+
 -- nil where Redis has nothing.
 local function value(reply)
   if reply == false then

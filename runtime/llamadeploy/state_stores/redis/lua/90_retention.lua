@@ -3,40 +3,56 @@
 
 local TOMBSTONE_SECONDS = 7 * 86400
 
--- Delete a task with all that hangs off it.
-local function forget(t)
-  local id = t.task_id
-  leave_outbox(t)
-  reindex(id, standing[id], NOWHERE)
-  call(
-    'UNLINK', P .. 't:' .. id, texts(id), P .. 'e:' .. id, P .. 'odd:' .. id, P .. 'in:' .. id,
-    P .. 'calls:' .. id
-  )
-  call('ZREM', P .. 'tasks', id)
-  call('ZREM', P .. 'of:' .. t.session_id, id)
-  if t.parent then
-    call('SREM', P .. 'calls:' .. t.parent, id)
+-- Delete tasks with all that hangs off them. `whole`: their sessions are deleted too.
+local function forget(tasks, whole)
+  local until_then = score(NOW + TOMBSTONE_SECONDS)
+  local ids, keys, tombstones = {}, {}, {}
+  for _, t in ipairs(tasks) do
+    local id = t.task_id
+    if standing[id] then -- else it was in the list before
+      leave_outbox(t)
+      reindex(id, standing[id], NOWHERE)
+      if not whole then
+        call('ZREM', P .. 'of:' .. t.session_id, id)
+      end
+      if t.parent then
+        call('SREM', P .. 'calls:' .. t.parent, id)
+      end
+      extend(keys, {
+        P .. 't:' .. id, texts(id), P .. 'e:' .. id, P .. 'odd:' .. id, P .. 'in:' .. id,
+        P .. 'calls:' .. id,
+      })
+      extend(tombstones, { until_then, mark(id) })
+      ids[#ids + 1] = id
+      loaded[id], standing[id] = nil, nil
+      touch(id)
+      ended[#ended + 1] = { id, false }
+    end
   end
-  call('ZADD', P .. 'tombstones', score(NOW + TOMBSTONE_SECONDS), mark(id))
-  loaded[id], standing[id] = nil, nil
-  touch(id)
-  ended[#ended + 1] = { id, false }
+  call_for_all('UNLINK', nil, keys)
+  call_for_all('ZREM', P .. 'tasks', ids)
+  call_for_all('ZADD', P .. 'tombstones', tombstones)
 end
 
 local function has_tasks(session_id)
   return call('EXISTS', P .. 'of:' .. session_id) == 1
 end
 
-local function delete_keys(session_id)
-  call('UNLINK', session(session_id), P .. 'state:' .. session_id, P .. 'context:' .. session_id)
-  call('ZREM', P .. 'sessions', session_id)
+-- Without their tasks.
+local function delete_sessions(ids)
+  local keys = {}
+  for _, id in ipairs(ids) do
+    extend(keys, { session(id), P .. 'state:' .. id, P .. 'context:' .. id, P .. 'of:' .. id })
+  end
+  call_for_all('UNLINK', nil, keys)
+  call_for_all('ZREM', P .. 'sessions', ids)
 end
 
 -- Whether the session was touched before; then it is gone now.
 local function delete_idle(session_id, older_than)
   local touched_at = tonumber(value(call('HGET', session(session_id), 'touched_at')))
   if touched_at and touched_at < older_than then
-    delete_keys(session_id)
+    delete_sessions({ session_id })
   end
   return touched_at
 end
@@ -82,8 +98,8 @@ end
 function OPS.expire()
   local older_than, limit = R.older_than, R.limit
   local tasks = expired(older_than, limit)
+  forget(tasks)
   for _, t in ipairs(tasks) do
-    forget(t)
     if not has_tasks(t.session_id) then
       delete_idle(t.session_id, older_than)
     end
@@ -103,7 +119,6 @@ function OPS.delete_session()
   if call('EXISTS', session(R)) == 0 then
     return nil
   end
-  delete_keys(R)
   local tasks, live = {}, {}
   for at, id in ipairs(call('ZRANGE', P .. 'of:' .. R, 0, -1)) do
     tasks[at] = find(id)
@@ -115,15 +130,14 @@ function OPS.delete_session()
   if #live > 0 then
     nudge, rows = cancel_tree(live, 'its session was deleted')
   end
-  for _, t in ipairs(tasks) do
-    forget(t)
-  end
+  forget(tasks, true)
+  delete_sessions({ R })
   return { state = 'cancelled', changed = #live > 0, nudge = nudge, publish = rows }
 end
 
 -- Sessions without unfinished tasks; returns the others.
 function OPS.forget_sessions()
-  local busy = {}
+  local busy, gone, all = {}, {}, {}
   for _, id in ipairs(R) do
     local tasks, live = {}, false
     for at, task_id in ipairs(call('ZRANGE', P .. 'of:' .. id, 0, -1)) do
@@ -133,11 +147,11 @@ function OPS.forget_sessions()
     if live then
       busy[#busy + 1] = id
     else
-      delete_keys(id)
-      for _, t in ipairs(tasks) do
-        forget(t)
-      end
+      gone[#gone + 1] = id
+      extend(all, tasks)
     end
   end
+  forget(all, true)
+  delete_sessions(gone)
   return busy
 end
