@@ -36,6 +36,8 @@ PATHS = {
     "pod": ("/api/v1", "pods"),
     "event": ("/api/v1", "events"),
     "pvc": ("/api/v1", "persistentvolumeclaims"),
+    "scaledobject": ("/apis/keda.sh/v1alpha1", "scaledobjects"),
+    "triggerauthentication": ("/apis/keda.sh/v1alpha1", "triggerauthentications"),
     "podmonitor": ("/apis/monitoring.coreos.com/v1", "podmonitors"),
 }
 

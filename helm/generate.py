@@ -16,7 +16,7 @@ import yaml
 
 from helm import dashboard
 from llamadeploy_operator import __version__
-from llamadeploy_operator.cluster.rbac import LEASE_RULE, POD_MONITOR_RULE, RULES
+from llamadeploy_operator.cluster.rbac import KEDA_RULE, LEASE_RULE, POD_MONITOR_RULE, RULES
 from llamadeploy_operator.models.crd import CRDS, render
 
 HERE = Path(__file__).parent
@@ -38,11 +38,11 @@ def definition(crd: dict[str, Any]) -> str:
 def rules() -> str:
     """``files/rules.yaml``: ``served``, in each namespace or in all, and ``lease``.
 
-    The PodMonitor rule is always among them: an operator that finds the API, and may not read it,
-    would never become ready, and the Prometheus Operator can be installed any day.
+    The rules of PodMonitors and KEDA are always among them: an operator that finds the API, and may
+    not read it, would never become ready, and both can be installed any day.
     """
     found = {
-        "served": [rule.manifest() for rule in (*RULES, POD_MONITOR_RULE)],
+        "served": [rule.manifest() for rule in (*RULES, POD_MONITOR_RULE, KEDA_RULE)],
         "lease": [LEASE_RULE.manifest()],
     }
     return HEAD + yaml.safe_dump(found, sort_keys=False)

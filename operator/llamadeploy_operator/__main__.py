@@ -20,6 +20,7 @@ from llamadeploy_operator.cluster.api import Api, ApiError, NotLeading, connect,
 from llamadeploy_operator.cluster.autoscaler import Autoscaler
 from llamadeploy_operator.cluster.cache import Cache
 from llamadeploy_operator.cluster.control_planes import HttpControlPlanes
+from llamadeploy_operator.cluster.discovery import Discovery
 from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import (
@@ -29,6 +30,7 @@ from llamadeploy_operator.cluster.kinds import (
     POD,
     POD_MONITOR,
     VOLUME_CLAIM,
+    WORKFLOW_SERVICE,
     Kind,
 )
 from llamadeploy_operator.cluster.metadata_watch import MetadataWatch
@@ -71,11 +73,20 @@ class Operator:
         addresses = Addresses(api, self.cache, settings.defaults, template)
         loads = ServiceLoads()
         self.autoscaler = Autoscaler(api, self.cache, addresses, loads, recorder, self._scaled)
+        self.scopes: tuple[str | None, ...] = settings.namespaces or (None,)
+        self.discovery = Discovery(
+            api,
+            self.cache,
+            Capabilities(pod_monitor=pod_monitor),
+            self.scopes,
+            self._watcher,
+            self._discovered,
+        )
         gatherer = Gatherer(
             api,
             self.cache,
             settings.defaults,
-            Capabilities(pod_monitor=pod_monitor),
+            self.discovery.capabilities,
             self.autoscaler.scaled,
         )
         reconciler = Reconciler(
@@ -109,7 +120,7 @@ class Operator:
         Raises:
             BaseException: whatever ends one of the parts, or one of the ``others``.
         """
-        scopes: tuple[str | None, ...] = self.settings.namespaces or (None,)
+        scopes = self.scopes
         for kind in (*self.kinds, *METADATA_ONLY):
             for namespace in scopes:
                 self.watchdog.expect(Watch(kind.resource, namespace or ""))
@@ -132,13 +143,22 @@ class Operator:
             raise RuntimeError(f"{task.get_name()} has ended by itself")
 
     async def _watch(self, kind: Kind, scope: str | None) -> None:
-        await MetadataWatch(self.api, kind, scope, self.sink, self.changed, self.limits).run()
+        await self._watcher(kind, scope).run()
+
+    def _watcher(self, kind: Kind, scope: str | None) -> MetadataWatch:
+        return MetadataWatch(self.api, kind, scope, self.sink, self.changed, self.limits)
+
+    def _discovered(self) -> None:
+        for key in self.cache.keys(WORKFLOW_SERVICE):
+            self.queue.add(Key("WorkflowService", key.namespace, key.name))
 
     async def _reconcile(self) -> None:
         # Before every watch has listed, children that exist would look as if they were missing.
         await self.watchdog.wait_listed()
         logger.info("all watches have listed: %d objects", len(self.cache))
         async with asyncio.TaskGroup() as group:
+            await self.discovery.look()
+            group.create_task(self.discovery.run(), name="discovery")
             group.create_task(self.autoscaler.run(), name="autoscaler")
             group.create_task(self.queue.run(), name="queue")
 

@@ -65,7 +65,7 @@ class Gatherer:
         api: Api,
         cache: Cache,
         defaults: OperatorDefaults,
-        capabilities: Capabilities,
+        capabilities: Callable[[], Capabilities],
         scaled: Callable[[str, str], Scaled | None],
     ) -> None:
         self._cache = cache
@@ -90,7 +90,7 @@ class Gatherer:
             hashes=hashes,
             live=live_workloads(self._cache, owner.uid),
             state_store_scheme=self._scheme(owner.namespace, spec),
-            capabilities=self._capabilities,
+            capabilities=self._capabilities(),
         )
         return await self._resolved(context, gathered)
 
@@ -111,7 +111,7 @@ class Gatherer:
             hashes=hashes,
             live=live_workloads(self._cache, owner.uid),
             conflict=older_namesake(self._cache, live),
-            capabilities=self._capabilities,
+            capabilities=self._capabilities(),
             scaled=self._scaled(owner.namespace, owner.name),
         )
         autoscaled(context)  # what is wrong with it is said before anything is built

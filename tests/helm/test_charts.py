@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from llamadeploy_operator import __version__
-from llamadeploy_operator.cluster.rbac import LEASE_RULE, POD_MONITOR_RULE, RULES
+from llamadeploy_operator.cluster.rbac import KEDA_RULE, LEASE_RULE, POD_MONITOR_RULE, RULES
 from llamadeploy_operator.desired import OperatorDefaults
 from llamadeploy_operator.models.crd import CRDS
 from llamadeploy_operator.settings import ENV_PREFIX, OPTIONS, OperatorSettings, from_options
@@ -25,7 +25,7 @@ from helm import generate  # noqa: E402
 
 CHART = "llamadeploy-operator"
 DIGEST = "sha256:" + "a" * 64
-SERVED = [rule.manifest() for rule in (*RULES, POD_MONITOR_RULE)]
+SERVED = [rule.manifest() for rule in (*RULES, POD_MONITOR_RULE, KEDA_RULE)]
 
 
 def only(objects: list[dict[str, Any]], kind: str) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from llamadeploy_operator.cluster.claims import foreign_claim
 from llamadeploy_operator.cluster.kinds import (
     APP,
     JOB,
+    KEDA,
     METADATA_ONLY,
     STATEFUL_SET,
     WORKFLOW_SERVICE,
@@ -124,8 +125,8 @@ class Applier:
         try:
             await self._send(key, {**stamp, "metadata": metadata}, changes)
         except ApiError as error:
-            # All WorkflowServices are watched, not ours alone: this one is about to be seen.
-            if error.conflict and key.kind != WORKFLOW_SERVICE:
+            # All of these are watched, not ours alone: this one is about to be seen.
+            if error.conflict and key.kind not in (WORKFLOW_SERVICE, *KEDA):
                 return False
             raise
         return True

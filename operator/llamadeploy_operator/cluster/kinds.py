@@ -55,6 +55,8 @@ POD_DISRUPTION_BUDGET = Kind("policy/v1", "PodDisruptionBudget", "poddisruptionb
 NETWORK_POLICY = Kind("networking.k8s.io/v1", "NetworkPolicy", "networkpolicies")
 JOB = Kind("batch/v1", "Job", "jobs")
 POD_MONITOR = Kind("monitoring.coreos.com/v1", "PodMonitor", "podmonitors")
+SCALED_OBJECT = Kind("keda.sh/v1alpha1", "ScaledObject", "scaledobjects")
+TRIGGER_AUTHENTICATION = Kind("keda.sh/v1alpha1", "TriggerAuthentication", "triggerauthentications")
 POD = Kind("v1", "Pod", "pods")
 EVENT = Kind("v1", "Event", "events")
 LEASE = Kind("coordination.k8s.io/v1", "Lease", "leases")
@@ -74,6 +76,9 @@ APPLIED = (
 #: Watched by their metadata alone: their contents may be large, secret, and other people's.
 METADATA_ONLY = (SECRET, CONFIG_MAP)
 
+#: Where KEDA is installed: watched by their metadata, which tell whether they are as applied.
+KEDA = (SCALED_OBJECT, TRIGGER_AUTHENTICATION)
+
 BY_KIND: dict[str, Kind] = {}
 """Children by their bare kind; our own ``Deployment`` is not among them."""
 
@@ -84,6 +89,7 @@ _BY_TYPE = {
         *APPLIED,
         *METADATA_ONLY,
         POD_MONITOR,
+        *KEDA,
         POD,
         EVENT,
         LEASE,
@@ -101,4 +107,6 @@ def kind_of(manifest: Mapping[str, Any]) -> Kind:
     return _BY_TYPE[manifest["apiVersion"], manifest["kind"]]
 
 
-BY_KIND |= {kind.kind: kind for kind in (*APPLIED, *METADATA_ONLY, POD_MONITOR, VOLUME_CLAIM)}
+BY_KIND |= {
+    kind.kind: kind for kind in (*APPLIED, *METADATA_ONLY, POD_MONITOR, *KEDA, VOLUME_CLAIM)
+}

@@ -55,6 +55,12 @@ RULES = (
 #: Only where the API exists.
 POD_MONITOR_RULE = Rule("monitoring.coreos.com", ("podmonitors",), CHILD, "metrics of pods")
 
+#: Only where KEDA is installed.
+KEDA_RULE = Rule(
+    "keda.sh", ("scaledobjects", "triggerauthentications"),
+    ("list", "watch", "create", "patch", "delete"), "services that KEDA scales",
+)  # fmt: skip
+
 #: In the Lease's namespace.
 LEASE_RULE = Rule(
     "coordination.k8s.io", ("leases",), ("get", "create", "update"), "one replica works at a time"

@@ -18,6 +18,7 @@ from llamadeploy_operator.desired.context import (
 )
 from llamadeploy_operator.desired.control_plane import control_plane_deployment
 from llamadeploy_operator.desired.disruption_budget import disruption_budget
+from llamadeploy_operator.desired.keda import keda_children
 from llamadeploy_operator.desired.managed import queue_service, store_service
 from llamadeploy_operator.desired.network_policy import network_policies
 from llamadeploy_operator.desired.objects import of_deployment, of_service
@@ -198,6 +199,7 @@ def _of_service(context: ServiceContext) -> Iterator[Manifest | None]:
         yield source_secret(context.owner, labels, pod_source(context.spec, resolution))
         yield lock_config_map(context.owner, job_labels, wanted, resolution)
         yield worker_deployment(context, plan, wanted)
+    yield from keda_children(context, plan)
     deployment = context.spec.deployment_ref.name
     selector = names.selector(deployment, names.WORKER, workflow_service=context.owner.name)
     name = names.worker(context.owner.name)
