@@ -35,8 +35,9 @@ bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a s
 bench-operator: $(VENV)/.dev ## Measure the operator with 1,000 Deployments on a real API server (about 10 minutes, the first time 15)
 	$(BIN)/python -m benchmarks.operator
 
-bench-scaling: $(VENV)/.dev ## Simulate autoscaling beside HPA's and KEDA's rules, and renew docs/scaling.md (about a minute)
-	$(BIN)/python -m benchmarks.scaling --write
+bench-scaling: $(VENV)/.dev ## Measure the autoscaler on real processes, then simulate it beside HPA's and KEDA's rules (about five minutes)
+	$(BIN)/python -m benchmarks.scaling.live
+	$(BIN)/python -m benchmarks.scaling
 
 chaos: $(VENV)/.dev ## Kill, stop and cut off everything under load on real brokers (about 25 minutes)
 	$(BIN)/python -m chaos

@@ -6,9 +6,12 @@ has no aggregation.
 
 from __future__ import annotations
 
+import http.server
 import os
 import subprocess
+import threading
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -23,9 +26,10 @@ class Keda(Process):
 
     Args:
         binary: of ``build.keda_binary``.
+        proxy: by which it asks for metrics, for names that only a cluster knows.
     """
 
-    def __init__(self, binary: Path, kubeconfig: Path, folder: Path) -> None:
+    def __init__(self, binary: Path, kubeconfig: Path, folder: Path, proxy: str = "") -> None:
         ports = {name: free_port() for name in ("metrics", "health-probe", "metrics-service")}
         self._health = f"http://127.0.0.1:{ports['health-probe']}/readyz"
         certificates = folder / "keda-certificates"
@@ -40,6 +44,8 @@ class Keda(Process):
             "POD_NAMESPACE": NAMESPACE,
             "KEDA_CLUSTER_OBJECT_NAMESPACE": NAMESPACE,
             "WATCH_NAMESPACE": "",
+            "HTTP_PROXY": proxy,
+            "NO_PROXY": "127.0.0.1,localhost",
         }
         super().__init__("keda", command, folder, environment)
 
@@ -50,6 +56,52 @@ class Keda(Process):
             return httpx.get(self._health, trust_env=False).status_code == 200
         except httpx.HTTPError:
             return False
+
+
+class ForwardProxy:
+    """An HTTP proxy that answers for every host what one server answers.
+
+    Attributes:
+        url: where it listens.
+        asked: URLs and status of what was asked, oldest first.
+    """
+
+    def __init__(self, server: str) -> None:
+        self.asked: list[tuple[str, int]] = []
+        self._http = http.server.ThreadingHTTPServer(("127.0.0.1", 0), self._handler(server))
+        self.url = f"http://127.0.0.1:{self._http.server_address[1]}"
+
+    def start(self) -> None:
+        threading.Thread(target=self._http.serve_forever, daemon=True).start()
+
+    def stop(self) -> None:
+        self._http.shutdown()
+        self._http.server_close()
+
+    def _handler(self, server: str) -> type[http.server.BaseHTTPRequestHandler]:
+        asked = self.asked
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                url = httpx.URL(self.path)
+                headers = {"Authorization": self.headers.get("Authorization", "")}
+                target = server + url.raw_path.decode()
+                try:
+                    answer = httpx.get(target, headers=headers, trust_env=False)
+                    status, content = answer.status_code, answer.content
+                except httpx.HTTPError as error:
+                    status, content = 502, str(error).encode()
+                asked.append((self.path, status))
+                self.send_response(status)
+                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Length", str(len(content)))
+                self.end_headers()
+                self.wfile.write(content)
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        return Handler
 
 
 def prepare(api: Api, crds: list[Path]) -> None:

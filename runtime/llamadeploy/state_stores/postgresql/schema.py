@@ -15,7 +15,6 @@ MIGRATIONS: tuple[str, ...] = (
     "followers.sql",
     "resend.sql",
     "shorter.sql",
-    "lookups.sql",
 )
 """Script ``n`` brings tables of version ``n`` to version ``n + 1``; append, never change one."""
 

@@ -1,12 +1,15 @@
-"""What autoscaling is measured in: API server, operator, control plane, Redis, workers - all real.
+"""A Deployment that scales, without a node: API server, operator, control plane, Redis, workers are
+all real.
 
 Pods are processes of this machine (``e2e.cluster.process_node``): what a node adds, a scheduler,
-images and containers, is not in the figures.
+images and containers, is missing.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import httpx
 from tests.brokers.redis import RedisServer
 
 from e2e.cluster.api import Api
@@ -31,7 +35,7 @@ from e2e.operator_process import (
     grant,
 )
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 CRDS = tuple(sorted((ROOT / "crds").glob("*.yaml")))
 NAMESPACE = "scaling"
 SERVICE = "work"
@@ -60,6 +64,8 @@ class Stage:
 
     Attributes:
         token: of the Deployment's control plane.
+        folder: for logs.
+        broker: message queue and state store.
     """
 
     control_plane: ControlPlane
@@ -68,6 +74,8 @@ class Stage:
     node: ProcessNode
     operator: OperatorProcess
     token: str
+    folder: Path
+    broker: RedisServer
 
     @property
     def url(self) -> str:
@@ -88,6 +96,49 @@ class Stage:
         return sum(name.startswith(f"{WORKERS}-") for name in names)
 
 
+class Client:
+    """Tasks by HTTP."""
+
+    def __init__(self, found: Stage) -> None:
+        self._http = httpx.AsyncClient(
+            base_url=found.url,
+            headers={"Authorization": f"Bearer {found.token}"},
+            timeout=120,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=64),
+        )
+
+    async def create(self, **values: Any) -> tuple[str, str]:
+        """A task and its session."""
+        body = {"input": json.dumps(values), "service_id": SERVICE}
+        answer = await self._http.post("/deployments/d/tasks/create", json=body)
+        answer.raise_for_status()
+        made = answer.json()
+        return made["task_id"], made["session_id"]
+
+    async def result(self, task: str, session: str) -> str:
+        """Its result, once it has one."""
+        path = f"/deployments/d/tasks/{task}/results"
+        while True:
+            answer = await self._http.get(path, params={"session_id": session, "wait": 30})
+            if answer.status_code == 503:  # store or broker away, for now
+                await asyncio.sleep(0.5)
+                continue
+            answer.raise_for_status()
+            found = answer.json()
+            if found is not None and found.get("result") is not None:
+                return str(found["result"])
+
+    async def finished_at(self, task: str) -> float:
+        """When it ended, in seconds since 1970."""
+        answer = await self._http.get(f"/deployments/d/tasks/{task}")
+        answer.raise_for_status()
+        return float(answer.json()["finished_at"])
+
+    async def aclose(self) -> None:
+        await self._http.aclose()
+
+
 def wait(check: Callable[[], Any], what: str, seconds: float = 120.0) -> float:
     """Until it is true. Gives the moment on the monotonic clock."""
     eventually(check, what, seconds, 0.05)
@@ -95,11 +146,12 @@ def wait(check: Callable[[], Any], what: str, seconds: float = 120.0) -> float:
 
 
 @contextmanager
-def stage(autoscaling: Json) -> Iterator[Stage]:
+def stage(autoscaling: Json, prepare: Callable[[Api], None] = lambda api: None) -> Iterator[Stage]:
     """A Deployment with one service that is scaled, ready to take tasks; all ends with the block.
 
     Args:
         autoscaling: of the service.
+        prepare: what the cluster gets before the operator starts.
     """
     binary = cluster_binary(print)
     with tempfile.TemporaryDirectory(prefix="scaling-", ignore_cleanup_errors=True) as name:
@@ -112,7 +164,7 @@ def stage(autoscaling: Json) -> Iterator[Stage]:
         redis.start()
         try:
             control_plane.start(CRDS)
-            with _deployed(control_plane, redis.uri, folder, autoscaling) as found:
+            with _deployed(control_plane, redis, folder, autoscaling, prepare) as found:
                 yield found
         finally:
             control_plane.stop()
@@ -121,12 +173,17 @@ def stage(autoscaling: Json) -> Iterator[Stage]:
 
 @contextmanager
 def _deployed(
-    control_plane: ControlPlane, broker: str, folder: Path, autoscaling: Json
+    control_plane: ControlPlane,
+    broker: RedisServer,
+    folder: Path,
+    autoscaling: Json,
+    prepare: Callable[[Api], None],
 ) -> Iterator[Stage]:
     api = Api(control_plane.kubeconfig)
     for namespace in (SYSTEM, NAMESPACE):
         create_once(api, "/api/v1/namespaces", {"metadata": {"name": namespace}})
     grant(api, "operator")
+    prepare(api)
     space = Namespace(api, NAMESPACE)
     space.create("configmap", {"metadata": {"name": "code"}, "data": {"workflow.py": CODE}})
     node = ProcessNode(control_plane.kubeconfig, NAMESPACE, folder / "source", folder)
@@ -138,11 +195,11 @@ def _deployed(
     operator.start()
     try:
         operator.wait_working()
-        space.create("ldep", _manifest(broker, autoscaling))
+        space.create("ldep", _manifest(broker.uri, autoscaling))
         eventually(lambda: _available(space, "d-control-plane"), "the control plane works", 60)
         eventually(lambda: _available(space, "d-orchestrator"), "the orchestrator works", 60)
         token = space.get("secret", "d-internal")["data"]["api-token"]
-        yield Stage(control_plane, api, space, node, operator, _decoded(token))
+        yield Stage(control_plane, api, space, node, operator, _decoded(token), folder, broker)
         if node.error is not None:
             raise node.error
         assert operator.running, operator.tail()
