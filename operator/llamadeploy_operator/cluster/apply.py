@@ -114,7 +114,7 @@ class Applier:
                 return
             # That very object: one that was deleted and made anew meanwhile gives a conflict.
             stamp["metadata"]["uid"] = live["metadata"]["uid"]
-        if kind == WORKFLOW_SERVICE and live is not None:
+        if kind in (WORKFLOW_SERVICE, APP) and live is not None:
             await self._hand_over_replicas(key, live, manifest)
         await self._send(key, stamp, changes)
 

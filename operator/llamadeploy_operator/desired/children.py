@@ -130,9 +130,11 @@ def _of_deployment(context: DeploymentContext) -> Iterator[Manifest | None]:
     yield control_plane_deployment(context)
     yield orchestrator_deployment(context)
     for name, component, replicas in (
-        (names.control_plane(owner), names.CONTROL_PLANE, plan.control_planes),
-        (names.orchestrator(owner), names.ORCHESTRATOR, plan.orchestrators),
+        (names.control_plane(owner), names.CONTROL_PLANE, plan.named_control_planes),
+        (names.orchestrator(owner), names.ORCHESTRATOR, _named_orchestrators(plan)),
     ):
+        if replicas is None:
+            replicas = live.replicas if (live := context.live.get(name)) else 1
         selector = names.selector(owner, component)
         labels = of_deployment(context, component)
         yield disruption_budget(context.owner, name, labels, selector, replicas)
@@ -140,6 +142,10 @@ def _of_deployment(context: DeploymentContext) -> Iterator[Manifest | None]:
         yield workflow_service(context, service)
     yield from _of_ui(context, plan)
     yield pod_monitor(context)
+
+
+def _named_orchestrators(plan: Plan) -> int | None:
+    return plan.named_orchestrators if plan.orchestrators else 0
 
 
 def _accounts(context: DeploymentContext, plan: Plan) -> Iterator[Manifest]:

@@ -8,6 +8,7 @@ from llamadeploy_operator.desired.context import DeploymentContext, Manifest
 from llamadeploy_operator.desired.core_pod import ROLLING, STARTUP_SECONDS, core_template
 from llamadeploy_operator.desired.env import merged, network_env, process_env, setting, store_env
 from llamadeploy_operator.desired.objects import child, of_deployment
+from llamadeploy_operator.desired.plain import without_none
 from llamadeploy_operator.desired.plan import Plan
 from llamadeploy_operator.desired.pod import METRICS, http_probes, port, resources
 
@@ -30,7 +31,7 @@ def control_plane_deployment(context: DeploymentContext) -> Manifest:
         context.owner,
         of_deployment(context, names.CONTROL_PLANE),
         spec={
-            "replicas": plan.control_planes,
+            **without_none({"replicas": plan.named_control_planes}),
             "revisionHistoryLimit": 3,
             "strategy": {"type": "Recreate"} if plan.embedded else ROLLING,
             "selector": {"matchLabels": names.selector(context.owner.name, names.CONTROL_PLANE)},

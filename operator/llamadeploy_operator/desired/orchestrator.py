@@ -8,6 +8,7 @@ from llamadeploy_operator.desired.core_pod import ROLLING, STARTUP_SECONDS, core
 from llamadeploy_operator.desired.env import merged, network_env, process_env, store_env
 from llamadeploy_operator.desired.objects import child, of_deployment
 from llamadeploy_operator.desired.overlay import check_overlay
+from llamadeploy_operator.desired.plain import without_none
 from llamadeploy_operator.desired.plan import Plan
 from llamadeploy_operator.desired.pod import METRICS, http_probes, resources
 
@@ -36,7 +37,7 @@ def orchestrator_deployment(context: DeploymentContext) -> Manifest | None:
         context.owner,
         of_deployment(context, names.ORCHESTRATOR),
         spec={
-            "replicas": plan.orchestrators,
+            **without_none({"replicas": plan.named_orchestrators}),
             "revisionHistoryLimit": 3,
             "strategy": ROLLING,
             "selector": {"matchLabels": names.selector(context.owner.name, names.ORCHESTRATOR)},

@@ -110,13 +110,23 @@ class Plan:
 
     @property
     def control_planes(self) -> int:
-        """Replicas of the control plane."""
+        """Replicas of the control plane, where nobody else scales it."""
         return 1 if self.embedded else self.control_plane.replicas or 1
 
     @property
     def orchestrators(self) -> int:
         """Replicas of the orchestrator; 0: it runs inside the control plane."""
         return 0 if self.embedded else self.orchestrator.replicas or 1
+
+    @property
+    def named_control_planes(self) -> int | None:
+        """The number that the operator writes; ``None``: it belongs to whoever scales."""
+        return 1 if self.embedded else self.control_plane.replicas
+
+    @property
+    def named_orchestrators(self) -> int | None:
+        """The same of orchestrators, where there are any."""
+        return self.orchestrator.replicas
 
     @property
     def suspended(self) -> bool:

@@ -12,7 +12,14 @@ from typing import Any
 import pytest
 
 from e2e.control_plane_process import ControlPlaneProcess
-from e2e.operator_process import Namespace, OperatorProcess, deployment, eventually, service
+from e2e.operator_process import (
+    Namespace,
+    OperatorProcess,
+    deployment,
+    eventually,
+    service,
+    settled,
+)
 
 Start = Callable[..., OperatorProcess]
 
@@ -189,3 +196,40 @@ def test_a_number_that_was_named_is_handed_to_the_autoscaler(
     space.patch("ldep", "d", {"spec": {"services": [service("echo", replicas=2)]}})
     eventually(lambda: replicas(space) == (2, 2), "as named again")
     assert "autoscaling" not in space.evaluated("wfs", "d-echo")["status"]
+
+
+def test_control_planes_are_scaled_by_whoever_does(
+    space: Namespace, operator: OperatorProcess
+) -> None:
+    """As a HorizontalPodAutoscaler does, by the scale subresource, where no number is named."""
+    managed: dict[str, Any] = {"managed": {}}
+    space.create(
+        "ldep",
+        deployment(
+            messageQueue={"type": "redis", "redis": {"exclusiveMode": True}, **managed},
+            controlPlane={"stateStore": managed},
+        ),
+    )
+    both = ("d-control-plane", "d-orchestrator")
+
+    def running() -> list[int]:
+        return [space.get("deployment", name)["spec"]["replicas"] for name in both]
+
+    eventually(lambda: running() == [1, 1], "one of each")
+    for name in both:
+        scale = space.get("deployment", name, "scale")
+        assert scale["status"]["selector"]
+        space.patch("deployment", name, {"spec": {"replicas": 3}}, "scale")
+    eventually(lambda: set(both) <= space.names("pdb"), "they have budgets")
+    settled(space, operator)
+    assert running() == [3, 3]
+    # Named: so many. Left out again: what there is stays.
+    space.patch("ldep", "d", {"spec": {"controlPlane": {"replicas": 2}}})
+    eventually(lambda: running() == [2, 3], "as named")
+    space.patch("ldep", "d", {"spec": {"controlPlane": {"replicas": None}}})
+    space.evaluated("ldep", "d")
+    settled(space, operator)
+    assert running() == [2, 3]
+    space.patch("deployment", both[0], {"spec": {"replicas": 4}}, "scale")
+    settled(space, operator)
+    assert running() == [4, 3]
