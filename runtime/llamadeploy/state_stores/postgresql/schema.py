@@ -15,6 +15,7 @@ MIGRATIONS: tuple[str, ...] = (
     "followers.sql",
     "resend.sql",
     "shorter.sql",
+    "lookups.sql",
 )
 """Script ``n`` brings tables of version ``n`` to version ``n + 1``; append, never change one."""
 

@@ -1,8 +1,8 @@
 -- Several operations in one transaction: one round trip and one flush to disk for all of them.
 -- Where one fails, all are undone, and the client does them one by one.
 --
--- What nearly every task goes through is done for all of its kind in one statement, because starting
--- a statement costs more than its rows: a first task of a new session, the start of a queued one,
+-- What nearly every task goes through is done for all of its kind in one statement, as starting one
+-- costs more than its rows: a first task of a new session, the start of a queued one,
 -- the end of one that nobody waits behind. The rest goes the way of single operations.
 --
 -- Tables are looked into by subqueries with LIMIT, or by `= ANY`: in a join the planner may read a
@@ -19,7 +19,7 @@ BEGIN
     SELECT session_key(ns, r->>'session_id') AS key FROM unnest(names, requests) AS o (n, r)
       WHERE n = 'create_task'
     UNION
-    SELECT session_key(ns, (SELECT session_id FROM tasks WHERE namespace = ns
+    SELECT session_key(ns, (SELECT session_id FROM tasks WHERE namespace || '' = ns
         AND task_id = COALESCE(r->>'task_id', r->'key'->>'task_id') LIMIT 1))
       FROM unnest(names, requests) AS o (n, r)
       WHERE n IN ('start', 'finish', 'append_events', 'park', 'release')
@@ -68,7 +68,7 @@ BEGIN
         (r->'detached_context')::boolean OR r->>'policy' = 'parallel' AS apart
       FROM unnest(names, requests) WITH ORDINALITY AS o (name, r, n)
       WHERE name = 'create_task' AND (r->'new_session')::boolean
-        AND (SELECT id FROM tasks t WHERE t.namespace = ns AND t.task_id = r->>'task_id'
+        AND (SELECT id FROM tasks t WHERE t.namespace || '' = ns AND t.task_id = r->>'task_id'
           LIMIT 1) IS NULL
         AND (SELECT hash FROM tombstones WHERE hash = tombstone(ns, r->>'task_id')
           LIMIT 1) IS NULL
@@ -126,7 +126,7 @@ DECLARE
 BEGIN
   SELECT array_agg(t.id), array_agg(r), array_agg(n) INTO ids, asked, numbers
     FROM unnest(names, requests) WITH ORDINALITY AS o (name, r, n),
-      LATERAL (SELECT id, state, timer FROM tasks WHERE namespace = ns
+      LATERAL (SELECT id, state, timer FROM tasks WHERE namespace || '' = ns
         AND task_id = r->>'task_id' LIMIT 1) t
     WHERE name = 'start' AND t.state = 'queued' AND t.timer IS NOT NULL;
   IF ids IS NULL THEN RETURN replies; END IF;
@@ -177,12 +177,12 @@ BEGIN
       SELECT DISTINCT ON (t.id) t.*, r, n
       FROM unnest(names, requests) WITH ORDINALITY AS o (name, r, n),
         LATERAL (SELECT id, state, attempt, orchestrated, retry_on_error, parked_attempt, place,
-          detached, session_id, service FROM tasks WHERE namespace = ns
+          detached, session_id, service FROM tasks WHERE namespace || '' = ns
           AND task_id = r->'key'->>'task_id' LIMIT 1) t
       WHERE name = 'finish' AND t.state = 'running'
         AND t.attempt = (r->'key'->'attempt')::integer AND NOT t.orchestrated
         AND NOT (t.retry_on_error AND r->>'state' = 'failed') AND t.parked_attempt = 0
-        AND (SELECT id FROM tasks b WHERE b.namespace = ns AND b.session_id = t.session_id
+        AND (SELECT id FROM tasks b WHERE b.namespace || '' = ns AND b.session_id = t.session_id
           AND b.service = t.service AND b.place > t.place LIMIT 1) IS NULL
     ) present;
   IF ids IS NULL THEN RETURN replies; END IF;

@@ -114,19 +114,20 @@ DECLARE worker text := r->>'worker_id';
 BEGIN
   UPDATE tasks SET timer = present(clock) + (r->>'lease')::float8,
     custody_attempt = CASE WHEN (r->'custody')::boolean THEN attempt ELSE custody_attempt END
-    WHERE id IN (
-      SELECT t.id FROM jsonb_array_elements(r->'keys') k
-        JOIN tasks t ON t.namespace = ns AND t.task_id = k->>'task_id'
+    WHERE id = ANY (ARRAY(
+      SELECT t.id FROM jsonb_array_elements(r->'keys') k,
+        LATERAL (SELECT id, state, worker_id, attempt FROM tasks WHERE namespace || '' = ns
+          AND task_id = k->>'task_id' LIMIT 1 FOR NO KEY UPDATE SKIP LOCKED) t
       WHERE t.state = 'running' AND t.worker_id = worker
-        AND t.attempt = (k->>'attempt')::integer
-      FOR NO KEY UPDATE OF t SKIP LOCKED);
+        AND t.attempt = (k->>'attempt')::integer));
   RETURN reply((
     SELECT COALESCE(json_agg(json_build_object('key', k, 'alive', a.alive,
       'cancelled', t.state IS NOT DISTINCT FROM 'cancelled',
       'inbound_seq', COALESCE(t.inbound_seq, 0),
       'live', COALESCE(t.state IN ('queued', 'running'), false)) ORDER BY n), '[]')
     FROM jsonb_array_elements(r->'keys') WITH ORDINALITY AS list (k, n)
-      LEFT JOIN tasks t ON t.namespace = ns AND t.task_id = k->>'task_id'
+      LEFT JOIN LATERAL (SELECT * FROM tasks WHERE namespace || '' = ns
+        AND task_id = k->>'task_id' LIMIT 1) t ON true
       CROSS JOIN LATERAL (SELECT COALESCE(t.state = 'running' AND t.worker_id = worker
         AND t.attempt = (k->>'attempt')::integer, false) AS alive) a), nothing());
 END $$;
@@ -148,7 +149,7 @@ CREATE OR REPLACE FUNCTION op_read_inbound(ns text, clock float8, r jsonb) RETUR
 LANGUAGE plpgsql AS $$
 DECLARE t tasks;
 BEGIN
-  SELECT * INTO t FROM tasks WHERE namespace = ns AND task_id = r->'key'->>'task_id';
+  SELECT * INTO t FROM tasks WHERE namespace || '' = ns AND task_id = r->'key'->>'task_id';
   IF t.id IS NULL OR t.attempt <> (r->'key'->'attempt')::integer THEN RETURN '[]'; END IF;
   RETURN inbound_after(t.id, (r->>'after')::bigint);
 END $$;
@@ -232,7 +233,7 @@ CREATE OR REPLACE FUNCTION op_note_resident(ns text, clock float8, r jsonb) RETU
 LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE tasks SET resident = r->>'reason', resident_attempt = attempt
-    WHERE namespace = ns AND task_id = r->'key'->>'task_id'
+    WHERE namespace || '' = ns AND task_id = r->'key'->>'task_id'
     AND attempt = (r->'key'->'attempt')::integer AND state = 'running';
   RETURN reply(to_json(FOUND), nothing());
 END $$;

@@ -193,7 +193,7 @@ DECLARE
 BEGIN
   FOR c IN SELECT id, task_id, session_id FROM tasks t WHERE namespace = ns
     AND state IN ('succeeded', 'failed', 'cancelled') AND timer < older
-    AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM tasks p WHERE p.namespace = t.namespace
+    AND (parent IS NULL OR NOT EXISTS (SELECT 1 FROM tasks p WHERE p.namespace || '' = t.namespace
       AND p.task_id = t.parent AND p.state IN ('queued', 'running', 'waiting', 'routing')))
     LIMIT most
   LOOP
@@ -222,10 +222,10 @@ BEGIN
     AND checked_at < older ORDER BY checked_at LIMIT most
   LOOP
     CONTINUE WHEN NOT pg_try_advisory_xact_lock(session_key(ns, s.session_id));
-    busy := EXISTS (SELECT 1 FROM tasks WHERE namespace = ns AND session_id = s.session_id);
+    busy := EXISTS (SELECT 1 FROM tasks WHERE namespace || '' = ns AND session_id = s.session_id);
     IF busy OR s.touched_at >= older THEN
       UPDATE sessions SET checked_at = CASE WHEN busy THEN now ELSE s.touched_at END
-        WHERE namespace = ns AND session_id = s.session_id;
+        WHERE namespace || '' = ns AND session_id = s.session_id;
     ELSE
       PERFORM delete_idle(ns, s.session_id, older);
     END IF;
@@ -235,8 +235,8 @@ END $$;
 CREATE OR REPLACE FUNCTION delete_idle(ns text, session text, older float8) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-  DELETE FROM sessions s WHERE namespace = ns AND session_id = session AND touched_at < older
-    AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.namespace = ns AND t.session_id = session);
+  DELETE FROM sessions s WHERE namespace || '' = ns AND session_id = session AND touched_at < older
+    AND NOT EXISTS (SELECT 1 FROM tasks t WHERE t.namespace || '' = ns AND t.session_id = session);
   IF FOUND THEN
     DELETE FROM contexts WHERE namespace = ns AND session_id = session;
   END IF;

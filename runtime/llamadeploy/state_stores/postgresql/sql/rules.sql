@@ -28,9 +28,9 @@ CREATE OR REPLACE FUNCTION locked_task(ns text, wanted text) RETURNS tasks LANGU
 DECLARE t tasks;
 BEGIN
   PERFORM pg_advisory_xact_lock(session_key(ns, session_id))
-    FROM tasks WHERE namespace = ns AND task_id = wanted;
+    FROM tasks WHERE namespace || '' = ns AND task_id = wanted;
   IF FOUND THEN
-    SELECT * INTO t FROM tasks WHERE namespace = ns AND task_id = wanted;
+    SELECT * INTO t FROM tasks WHERE namespace || '' = ns AND task_id = wanted;
   END IF;
   RETURN t;
 END $$;
@@ -113,7 +113,7 @@ END $$;
 CREATE OR REPLACE FUNCTION last_place(ns text, session text, service_ text) RETURNS bigint
 LANGUAGE plpgsql AS $$
 BEGIN
-  RETURN (SELECT max(place) FROM tasks WHERE namespace = ns AND session_id = session
+  RETURN (SELECT max(place) FROM tasks WHERE namespace || '' = ns AND session_id = session
     AND service = service_ AND place IS NOT NULL);
 END $$;
 
@@ -122,7 +122,7 @@ CREATE OR REPLACE FUNCTION advance(ns text, session text, service_ text, now flo
 RETURNS effects LANGUAGE plpgsql AS $$
 DECLARE head record;
 BEGIN
-  SELECT id, state, timer INTO head FROM tasks WHERE namespace = ns AND session_id = session
+  SELECT id, state, timer INTO head FROM tasks WHERE namespace || '' = ns AND session_id = session
     AND service = service_ AND place IS NOT NULL ORDER BY place LIMIT 1;
   IF FOUND AND head.state = 'queued' AND head.timer IS NULL THEN
     e := requeue(head.id, now, e);
@@ -262,7 +262,8 @@ BEGIN
     RAISE EXCEPTION 'the calls of a task changed' USING ERRCODE = '40001';
   END IF;
   WITH RECURSIVE tree AS (
-    SELECT id, task_id FROM tasks WHERE namespace = ns AND (task_id = root OR session_id = session)
+    SELECT id, task_id FROM tasks
+      WHERE namespace || '' = ns AND (task_id = root OR session_id = session)
       AND state IN ('queued', 'running', 'waiting', 'routing')
     UNION
     SELECT c.id, c.task_id FROM tree JOIN tasks c ON c.namespace = ns AND c.parent = tree.task_id
@@ -278,7 +279,7 @@ BEGIN
   RETURN (
     WITH RECURSIVE tree AS (
       SELECT task_id, session_id FROM tasks
-        WHERE namespace = ns AND (task_id = root OR session_id = session)
+        WHERE namespace || '' = ns AND (task_id = root OR session_id = session)
         AND state IN ('queued', 'running', 'waiting', 'routing')
       UNION
       SELECT c.task_id, c.session_id FROM tree JOIN tasks c

@@ -16,7 +16,7 @@ END $$;
 CREATE OR REPLACE FUNCTION require_session(ns text, session text) RETURNS void
 LANGUAGE plpgsql AS $$
 BEGIN
-  PERFORM 1 FROM sessions WHERE namespace = ns AND session_id = session;
+  PERFORM 1 FROM sessions WHERE namespace || '' = ns AND session_id = session;
   IF NOT FOUND THEN
     RAISE EXCEPTION 'Session not found' USING ERRCODE = 'LD404';  -- the wire's own words
   END IF;
@@ -32,7 +32,7 @@ END $$;
 CREATE OR REPLACE FUNCTION session_definition(s sessions) RETURNS json LANGUAGE plpgsql AS $$
 BEGIN
   RETURN json_build_object('session_id', s.session_id, 'state', s.state, 'task_ids',
-    ARRAY(SELECT task_id FROM tasks WHERE namespace = s.namespace
+    ARRAY(SELECT task_id FROM tasks WHERE namespace || '' = s.namespace
       AND session_id = s.session_id ORDER BY id));
 END $$;
 
@@ -40,7 +40,7 @@ CREATE OR REPLACE FUNCTION op_get_session(ns text, clock float8, r jsonb) RETURN
 LANGUAGE plpgsql AS $$
 DECLARE s sessions;
 BEGIN
-  SELECT * INTO s FROM sessions WHERE namespace = ns AND session_id = r->>'session_id';
+  SELECT * INTO s FROM sessions WHERE namespace || '' = ns AND session_id = r->>'session_id';
   IF NOT FOUND THEN RETURN 'null'; END IF;
   RETURN session_definition(s);
 END $$;
@@ -49,16 +49,16 @@ CREATE OR REPLACE FUNCTION op_list_sessions(ns text, clock float8, r jsonb) RETU
 LANGUAGE plpgsql AS $$
 BEGIN
   RETURN (SELECT COALESCE(json_agg(session_definition(s) ORDER BY s.session_id), '[]') FROM
-    (SELECT session_id FROM sessions WHERE namespace = ns AND session_id > r->>'after'
+    (SELECT session_id FROM sessions WHERE namespace || '' = ns AND session_id > r->>'after'
       ORDER BY session_id LIMIT (r->>'limit')::bigint) p
-    JOIN sessions s ON s.namespace = ns AND s.session_id = p.session_id);
+    JOIN sessions s ON s.namespace || '' = ns AND s.session_id = p.session_id);
 END $$;
 
 CREATE OR REPLACE FUNCTION op_merge_session_state(ns text, clock float8, r jsonb) RETURNS json
 LANGUAGE plpgsql AS $$
 BEGIN
   UPDATE sessions SET state = state || (r->'patch'), version = version + 1,
-    touched_at = present(clock) WHERE namespace = ns AND session_id = r->>'session_id';
+    touched_at = present(clock) WHERE namespace || '' = ns AND session_id = r->>'session_id';
   IF NOT FOUND THEN
     RAISE EXCEPTION 'Session not found' USING ERRCODE = 'LD404';
   END IF;
@@ -77,11 +77,11 @@ DECLARE
 BEGIN
   tree := locked_tree(ns, NULL, session);
   now := present(clock);
-  DELETE FROM sessions WHERE namespace = ns AND session_id = session;
+  DELETE FROM sessions WHERE namespace || '' = ns AND session_id = session;
   IF NOT FOUND THEN RETURN reply('null', nothing()); END IF;
   SELECT * INTO c FROM cancel_tree(tree, 'its session was deleted', now, nothing());
   e := c.e;
-  FOR t IN SELECT id, task_id FROM tasks WHERE namespace = ns AND session_id = session LOOP
+  FOR t IN SELECT id, task_id FROM tasks WHERE namespace || '' = ns AND session_id = session LOOP
     e := forget(ns, t.id, t.task_id, now, e);
   END LOOP;
   DELETE FROM contexts WHERE namespace = ns AND session_id = session;
@@ -107,13 +107,13 @@ BEGIN
     PERFORM pg_advisory_xact_lock(key);
   END LOOP;
   SELECT COALESCE(array_agg(DISTINCT session_id) FILTER (WHERE NOT is_terminal(state)), '{}')
-    INTO busy FROM tasks WHERE namespace = ns AND session_id = ANY (wanted);
-  DELETE FROM sessions WHERE namespace = ns AND session_id = ANY (wanted)
+    INTO busy FROM tasks WHERE namespace || '' = ns AND session_id = ANY (wanted);
+  DELETE FROM sessions WHERE namespace || '' = ns AND session_id = ANY (wanted)
     AND session_id <> ALL (busy);
   DELETE FROM contexts WHERE namespace = ns AND session_id = ANY (wanted)
     AND session_id <> ALL (busy);
   WITH gone AS (
-    DELETE FROM tasks WHERE namespace = ns AND session_id = ANY (wanted)
+    DELETE FROM tasks WHERE namespace || '' = ns AND session_id = ANY (wanted)
       AND session_id <> ALL (busy) RETURNING id, task_id
   )
   SELECT array_agg(id), array_agg(task_id) INTO numbers, ids FROM gone;
@@ -138,8 +138,8 @@ BEGIN
     'service', t.service, 'input', i.input, 'stage', t.stage, 'result', t.result,
     'data', COALESCE(t.data, '{}'), 'state', s.state, 'version', s.version)
     FROM tasks t JOIN inputs i ON i.task = t.id
-      JOIN sessions s ON s.namespace = t.namespace AND s.session_id = t.session_id
-    WHERE t.namespace = ns AND t.task_id = r->>'task_id' AND t.state = 'routing'), 'null');
+      JOIN sessions s ON s.namespace || '' = t.namespace AND s.session_id = t.session_id
+    WHERE t.namespace || '' = ns AND t.task_id = r->>'task_id' AND t.state = 'routing'), 'null');
 END $$;
 
 CREATE OR REPLACE FUNCTION op_commit_route(ns text, clock float8, r jsonb) RETURNS json
@@ -157,7 +157,7 @@ BEGIN
     RETURN reply('false', e);
   END IF;
   UPDATE sessions SET state = r->'state', version = version + 1, touched_at = now
-    WHERE namespace = ns AND session_id = t.session_id AND version = (r->'version')::bigint;
+    WHERE namespace || '' = ns AND session_id = t.session_id AND version = (r->'version')::bigint;
   IF NOT FOUND THEN RETURN reply('false', e); END IF;
   IF following IS NULL THEN
     RETURN reply('true', end_task(t, r->>'final_state', COALESCE(r->>'final_result', t.result),

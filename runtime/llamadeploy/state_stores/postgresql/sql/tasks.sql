@@ -15,7 +15,7 @@ DECLARE
 BEGIN
   PERFORM pg_advisory_xact_lock(session_key(ns, session));
   now := present(clock);
-  SELECT * INTO t FROM tasks WHERE namespace = ns AND task_id = task;
+  SELECT * INTO t FROM tasks WHERE namespace || '' = ns AND task_id = task;
   IF FOUND THEN RETURN repeated(t, r->>'body_hash'); END IF;
   IF fresh THEN
     INSERT INTO sessions (namespace, session_id, touched_at, checked_at)
@@ -96,7 +96,7 @@ CREATE OR REPLACE FUNCTION op_get_task(ns text, clock float8, r jsonb) RETURNS j
 LANGUAGE plpgsql AS $$
 DECLARE t tasks;
 BEGIN
-  SELECT * INTO t FROM tasks WHERE namespace = ns AND task_id = r->>'task_id';
+  SELECT * INTO t FROM tasks WHERE namespace || '' = ns AND task_id = r->>'task_id';
   IF NOT FOUND THEN RETURN 'null'; END IF;
   RETURN task_record(t);
 END $$;
@@ -105,7 +105,7 @@ CREATE OR REPLACE FUNCTION op_get_input(ns text, clock float8, r jsonb) RETURNS 
 LANGUAGE plpgsql AS $$
 BEGIN
   RETURN COALESCE((SELECT to_json(COALESCE(stage_input, input)) FROM tasks t
-    JOIN inputs i ON i.task = t.id WHERE namespace = ns AND task_id = r->>'task_id'), 'null');
+    JOIN inputs i ON i.task = t.id WHERE namespace || '' = ns AND task_id = r->>'task_id'), 'null');
 END $$;
 
 -- Definitions of one session, or a page of all of them: those numbered above `after`.
@@ -117,7 +117,8 @@ BEGIN
     PERFORM require_session(ns, session);
     RETURN (SELECT COALESCE(json_agg(json_build_object('id', t.id, 'task_id', task_id,
       'session_id', session_id, 'service_id', service, 'input', input) ORDER BY t.id), '[]')
-      FROM tasks t JOIN inputs i ON i.task = t.id WHERE namespace = ns AND session_id = session);
+      FROM tasks t JOIN inputs i ON i.task = t.id
+      WHERE namespace || '' = ns AND session_id = session);
   END IF;
   RETURN (SELECT COALESCE(json_agg(json_build_object('id', t.id, 'task_id', task_id,
     'session_id', session_id, 'service_id', service, 'input', input) ORDER BY t.id), '[]')
@@ -132,7 +133,7 @@ DECLARE
   before_ bigint;
 BEGIN
   IF r->>'before' IS NOT NULL THEN
-    SELECT id INTO before_ FROM tasks WHERE namespace = ns AND task_id = r->>'before';
+    SELECT id INTO before_ FROM tasks WHERE namespace || '' = ns AND task_id = r->>'before';
     IF NOT FOUND THEN RETURN '[]'; END IF;
   END IF;
   IF 'running' = ANY (states) THEN states := states || 'routing'::text; END IF;
@@ -253,7 +254,7 @@ BEGIN
       'index', idx, 'type', type, 'data', data) ORDER BY seq), '[]') FROM
       (SELECT * FROM events WHERE task = t.id AND seq > (r->>'after')::bigint ORDER BY seq
         LIMIT (r->>'limit')::bigint) e))
-    INTO page FROM tasks t WHERE namespace = ns AND task_id = r->>'task_id';
+    INTO page FROM tasks t WHERE namespace || '' = ns AND task_id = r->>'task_id';
   IF page IS NULL THEN
     RAISE EXCEPTION 'task ''%'' does not exist (or has expired)', r->>'task_id'
       USING ERRCODE = 'LD404';
@@ -275,6 +276,6 @@ LANGUAGE plpgsql AS $$
 BEGIN
   RETURN (SELECT COALESCE(json_object_agg(task_id, t.state || '/' || t.dispatch || '/' || t.attempt
     || '/' || (SELECT COALESCE(max(seq), 0) FROM events WHERE task = t.id)), '{}')
-    FROM tasks t WHERE namespace = ns
+    FROM tasks t WHERE namespace || '' = ns
     AND task_id = ANY (ARRAY(SELECT jsonb_array_elements_text(r->'tasks'))));
 END $$;
