@@ -37,6 +37,10 @@ _ENTRY_POINTS = {
 load the API server, nor a --help everything."""
 
 
+_WITHOUT_OPTIONS = ("prepare", "resolve", "worker")
+"""What pods run: all that these are told is in their environment."""
+
+
 class _Processes(click.Group):
     """Imports the chosen process only; its own ``main`` parses the rest of the line."""
 
@@ -46,7 +50,25 @@ class _Processes(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _ENTRY_POINTS:
             return None
-        return _forward(cmd_name, *_ENTRY_POINTS[cmd_name])
+        make = _plain if cmd_name in _WITHOUT_OPTIONS else _forward
+        return make(cmd_name, *_ENTRY_POINTS[cmd_name])
+
+
+def _plain(name: str, module: str, summary: str) -> click.Command:
+    """A command without options."""
+    told = "Settings are LLAMADEPLOY_* variables in its environment: see docs/processes.md."
+
+    @click.command(
+        name,
+        help=f"{summary}\n\n{told}",
+        short_help=summary,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    def command() -> None:
+        sys.argv = [f"llamadeploy {name}"]
+        sys.exit(importlib.import_module(module).main())
+
+    return command
 
 
 def _forward(name: str, module: str, summary: str) -> click.Command:

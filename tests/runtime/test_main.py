@@ -38,6 +38,17 @@ def test_help_of_a_process_is_its_own() -> None:
     assert "--data-dir" in shown.stdout
 
 
+@pytest.mark.parametrize("name", ["prepare", "resolve", "worker"])
+def test_processes_without_options_say_where_their_settings_are(name: str) -> None:
+    shown = run(name, "--help")
+    assert shown.returncode == 0, shown.stderr
+    assert "LLAMADEPLOY_* variables" in shown.stdout
+    assert "Raises" not in shown.stdout
+    wrong = run(name, "--port", "1")
+    assert wrong.returncode == 2
+    assert "No such option" in wrong.stderr
+
+
 def test_help_loads_no_process() -> None:
     code = (
         "import sys\nfrom llamadeploy.__main__ import main\n"
