@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 TEST_JOBS ?= 2
 .DEFAULT_GOAL := help
 
-.PHONY: help demo demo-cluster test lint bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests release-check lock clean
+.PHONY: help demo demo-cluster test lint e2e e2e-full bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests release-check lock clean
 
 help: ## Show this list
 	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
@@ -25,6 +25,12 @@ lint: $(VENV)/.dev ## Style, types and import contracts
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports --no-logo
+
+e2e: $(VENV)/.dev ## Run the short end-to-end scenario on a cluster (this machine's own, kind, or KUBECONFIG's)
+	$(BIN)/python -m pytest -q e2e/scenarios
+
+e2e-full: $(VENV)/.dev ## Run all end-to-end scenarios (about 20 minutes)
+	LLAMADEPLOY_E2E=full $(BIN)/python -m pytest -q e2e/scenarios
 
 bench: $(VENV)/.dev ## Measure against llama-deploy 0.8.1 and Dramatiq, then a soak of 200,000 tasks (about 25 minutes)
 	$(BIN)/python -m benchmarks

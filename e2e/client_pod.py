@@ -37,7 +37,7 @@ class ClientPod:
         self.deployment = deployment
         self.url = f"http://{deployment}-control-plane:8000"
 
-    def start(self) -> ClientPod:
+    def place(self) -> ClientPod:
         """Make the pod, or use the one of that namespace."""
         if self.space.find("pod", NAME) is not None:
             return self
@@ -63,6 +63,21 @@ class ClientPod:
         done = self.llamactl("run", "-d", self.deployment, *words)
         assert done.code == 0, f"the task failed: {done}"
         return done.stdout.strip()
+
+    def start(self, service: str, *words: str) -> str:
+        """Start a task; gives its id.
+
+        Raises:
+            AssertionError: it was refused.
+        """
+        done = self.llamactl("run", "-d", self.deployment, "-s", service, "--no-wait", *words)
+        assert done.code == 0, f"the task was refused: {done}"
+        return done.stdout.split()[-1]
+
+    def state(self, task: str) -> str:
+        """Where a task stands; empty while nobody can tell."""
+        done = self.llamactl("tasks", "-d", self.deployment, task, "-o", "json")
+        return str(json.loads(done.stdout)["state"]) if done.code == 0 else ""
 
     def python(self, script: str, *words: str) -> Any:
         """The JSON that a script of ``inside`` printed in its last line."""

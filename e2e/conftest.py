@@ -1,4 +1,4 @@
-"""Fixtures of the end-to-end scenarios; see docs/e2e.md.
+"""Fixtures of the end-to-end scenarios (docs/contributing/e2e.md).
 
 The cluster, with the charts installed, is shared by a run. Each test has a namespace of its own.
 """
@@ -33,6 +33,11 @@ KEEP = os.environ.get("LLAMADEPLOY_E2E_KEEP") == "1"
 """Leave the operator where it is, and the namespaces of scenarios that have failed."""
 
 
+FORM = "LLAMADEPLOY_E2E"
+"""``full``: all scenarios; else the short form, and files that are named."""
+
+SHORT = "test_short.py"
+
 INDEX_URL = "http://index.llamadeploy-e2e.svc.cluster.local:8080/simple"
 """Of the package index that one scenario runs."""
 
@@ -49,12 +54,23 @@ def refused(message: str) -> None:
     pytest.skip(message)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Every wait has a deadline of its own; this one is for what nobody thought of. The first test
-    waits for the cluster and the image too."""
-    for item in items:
-        if item.get_closest_marker("timeout") is None:
-            item.add_marker(pytest.mark.timeout(900))
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Only the short form, unless all is asked for.
+
+    Every wait has a deadline of its own; the time-out is for what nobody thought of. The first test
+    waits for the cluster and the image too, which a fresh machine has to build.
+    """
+    mine = [item for item in items if Path(__file__).parent in item.path.parents]
+    for item in mine:
+        item.add_marker(pytest.mark.timeout(1800))
+    if os.environ.get(FORM) != "full":
+        wanted = [str(argument).split("::")[0] for argument in config.invocation_params.args]
+        left_out = [
+            item for item in mine
+            if item.path.name != SHORT and not any(item.path.name in name for name in wanted)
+        ]  # fmt: skip
+        items[:] = [item for item in items if item not in left_out]
+        config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -63,6 +79,8 @@ def pytest_runtest_makereport(item: pytest.Item, call: Any) -> Any:
     report = yield
     if report.when == "call" or report.failed:
         setattr(item, "e2e_failed", report.failed)  # noqa: B010 - pytest's item is open for that
+    if report.failed:
+        say(f"\ne2e: {item.nodeid} has failed:\n{report.longreprtext[-1500:]}")
     return report
 
 
@@ -185,7 +203,7 @@ def space(
 @pytest.fixture
 def client(space: Space) -> Callable[[str], ClientPod]:
     """``client("quickstart")``: a pod that uses that Deployment."""
-    return lambda deployment: ClientPod(space, deployment).start()
+    return lambda deployment: ClientPod(space, deployment).place()
 
 
 def _place(name: str) -> Path:

@@ -141,15 +141,6 @@ class Buildah:
             self._forget(f"e2e-{name}", archive)
         return Built(image, archive)
 
-    def alias(self, built: Built, tag: str) -> Built:
-        """The same image under another tag."""
-        name = f"{built.name.rpartition(':')[0]}:{tag}"
-        archive = self._folder / f"{name.rpartition('/')[2].replace(':', '-')}.tar"
-        if not archive.exists():
-            with locked(self._folder / "lock"):
-                self._push(built.name, archive, name)
-        return Built(name, archive)
-
     def _made(self, name: str, key: str, build: Callable[[str], None]) -> Built:
         image = f"localhost/{name}:{key}"
         archive = self._folder / f"{name}-{key}.tar"

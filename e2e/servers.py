@@ -15,6 +15,7 @@ POSTGRESQL_URI = "postgresql://app:not-a-secret@postgresql:5432/postgres"
 _POSTGRESQL = (
     "printf not-a-secret > /tmp/password; "
     "initdb -D /tmp/data -U app -A scram-sha-256 --pwfile=/tmp/password -N > /tmp/initdb.log; "
+    "echo 'host all all all scram-sha-256' >> /tmp/data/pg_hba.conf; "
     "exec postgres -D /tmp/data -h 0.0.0.0 -k /tmp -c fsync=off"
 )
 
@@ -24,7 +25,7 @@ def rabbitmq(space: Space, image: str) -> str:
     space.run_pod(
         "rabbitmq", image, ["sh", "-c", _RABBITMQ],
         env=[{"name": "CONF", "value": RABBITMQ_CONF}],
-        readinessProbe={"tcpSocket": {"port": 5672}, "periodSeconds": 1},
+        readinessProbe={"tcpSocket": {"port": 5672}, "periodSeconds": 1, "timeoutSeconds": 10},
     )  # fmt: skip
     space.expose("rabbitmq", 5672)
     return "amqp://guest:guest@rabbitmq:5672/"
@@ -35,6 +36,6 @@ def postgresql(space: Space, image: str) -> None:
     ready = ["pg_isready", "-h", "127.0.0.1", "-U", "app"]
     space.run_pod(
         "postgresql", image, ["sh", "-c", _POSTGRESQL],
-        readinessProbe={"exec": {"command": ready}, "periodSeconds": 1},
+        readinessProbe={"exec": {"command": ready}, "periodSeconds": 2, "timeoutSeconds": 10},
     )  # fmt: skip
     space.expose("postgresql", 5432)

@@ -170,3 +170,33 @@ def gone(space: Namespace, kind: str, name: str) -> bool:
     except ApiRefusedError as error:
         return error.status == 404
     return False
+
+
+OURS = ("deployment", "statefulset", "service", "secret", "configmap", "serviceaccount", "pdb",
+        "networkpolicy", "job", "pvc", "wfs", "pod")  # fmt: skip
+"""Kinds that the operator makes, and what comes of them."""
+
+_MANAGED_BY = "app.kubernetes.io/managed-by"
+
+
+def left(space: Namespace) -> dict[str, set[str]]:
+    """What the operator has made and is still there, by kind."""
+    found = {
+        kind: {
+            item["metadata"]["name"]
+            for item in space.list(kind)
+            if item["metadata"].get("labels", {}).get(_MANAGED_BY) == "llamadeploy-operator"
+        }
+        for kind in OURS
+    }
+    return {kind: names for kind, names in found.items() if names}
+
+
+def restarted(space: Namespace, pod: str, before: Json) -> bool:
+    """Whether a pod's only container runs anew.
+
+    Args:
+        before: its ``containerStatuses`` entry of then.
+    """
+    (now,) = space.get("pod", pod)["status"]["containerStatuses"]
+    return bool(now["restartCount"] > before["restartCount"] and now["ready"])

@@ -25,6 +25,7 @@ class Kind:
         self._builder = Docker(report)
         self._name = f"llamadeploy-{uuid.uuid4().hex[:6]}"
         self._folder = Path(tempfile.mkdtemp(prefix="ldep-"))
+        self._built: dict[str, str] = {}
         self._loaded: set[str] = set()
         self.kubeconfig = self._folder / "kubeconfig"
 
@@ -47,10 +48,14 @@ class Kind:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def image(self, name: str) -> str:
-        return self._load(self._builder.app() if name == "app" else self._builder.server(name))
+        if name not in self._built:  # once in a run, whatever is edited meanwhile
+            builder = self._builder
+            self._built[name] = builder.app() if name == "app" else builder.server(name)
+        return self._load(self._built[name])
 
     def other_tag(self) -> str:
-        return self._load(self._builder.alias(self._builder.app(), "previous"))
+        self.image("app")
+        return self._load(self._builder.alias(self._built["app"], "previous"))
 
     def kill(self, container_id: str) -> None:
         container = container_id.removeprefix("containerd://")

@@ -34,6 +34,7 @@ class Local:
         self._builder = Buildah(report)
         self._cluster: node.LocalCluster | None = None
         self._folder: str | None = None
+        self._built: dict[str, Built] = {}
         self._loaded: set[str] = set()
         self.kubeconfig = Path()
         self.socket = Path()
@@ -74,10 +75,15 @@ class Local:
             self._folder = None
 
     def image(self, name: str) -> str:
-        return self._load(self._builder.app() if name == "app" else self._builder.server(name))
+        if name not in self._built:  # once in a run, whatever is edited meanwhile
+            builder = self._builder
+            self._built[name] = builder.app() if name == "app" else builder.server(name)
+        return self._load(self._built[name])
 
     def other_tag(self) -> str:
-        return self._load(self._builder.alias(self._builder.app(), "previous"))
+        name = self.image("app")
+        self._ctr("images", "tag", "--force", name, f"{name}-other")
+        return f"{name}-other"
 
     def kill(self, container_id: str) -> None:
         container = container_id.removeprefix("containerd://")

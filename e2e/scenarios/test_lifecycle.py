@@ -8,33 +8,17 @@ from e2e.client_pod import ClientPod
 from e2e.helm import CRDS, OPERATOR, SYSTEM, Helm
 from e2e.manifests import code, deployment, managed_redis
 from e2e.operator_process import Json, eventually
-from e2e.space import Space
+from e2e.space import Space, left
 
 Client = Callable[[str], ClientPod]
-OURS = ("deployment", "statefulset", "service", "secret", "configmap", "serviceaccount", "pdb",
-        "networkpolicy", "job", "pvc", "wfs", "pod")  # fmt: skip
-MANAGED = "app.kubernetes.io/managed-by"
-
-
-def left(space: Space) -> dict[str, set[str]]:
-    """What the operator has made and is still there, by kind."""
-    found = {
-        kind: {
-            item["metadata"]["name"]
-            for item in space.list(kind)
-            if item["metadata"].get("labels", {}).get(MANAGED) == "llamadeploy-operator"
-        }
-        for kind in OURS
-    }
-    return {kind: names for kind, names in found.items() if names}
 
 
 def test_delete_leaves_nothing_or_what_is_to_be_kept(space: Space, client: Client) -> None:
     space.apply(code("code", "v1"), deployment("shop", deletionPolicy="Retain", **managed_redis()))
     user = client("shop")
     space.wait_ready("shop", seconds=300)
-    task = user.llamactl("run", "-d", "shop", "--no-wait", "-a", "n", "1").stdout.split()[-1]
-    eventually(lambda: "succeeded" in shown(user, task), "the task ends", 60, 1)
+    task = user.start("work", "-a", "n", "1")
+    eventually(lambda: user.state(task) == "succeeded", "the task ends", 60, 1)
     token = space.secret_value("shop-internal", "api-token")
     space.delete("ldep", "shop")
     eventually(lambda: set(left(space)) == {"secret", "pvc"}, "the rest is gone", 120, 0.5)
@@ -45,13 +29,9 @@ def test_delete_leaves_nothing_or_what_is_to_be_kept(space: Space, client: Clien
     space.apply(deployment("shop", **managed_redis()))
     space.wait_ready("shop", seconds=300)
     assert space.secret_value("shop-internal", "api-token") == token
-    assert "succeeded" in shown(user, task)
+    assert user.state(task) == "succeeded"
     space.delete("ldep", "shop")
     eventually(lambda: not left(space), "nothing is left", 120, 0.5)
-
-
-def shown(user: ClientPod, task: str) -> str:
-    return user.llamactl("tasks", "-d", user.deployment, task, "-o", "json").stdout
 
 
 def test_operator_upgrade_rolls_nothing(

@@ -12,7 +12,7 @@ from e2e.cluster.api import ApiRefusedError
 from e2e.manifests import code, deployment, managed_redis
 from e2e.operator_process import Json, eventually
 from e2e.providers.base import Provider
-from e2e.space import Space
+from e2e.space import Space, restarted
 
 Client = Callable[[str], ClientPod]
 COMPONENTS = ("worker", "control-plane", "orchestrator", "queue", "state-store")
@@ -45,11 +45,6 @@ def test_every_container_is_killed(space: Space, user: ClientPod, provider: Prov
         load.passes(20)
     report = load.stop()
     assert set(report["results"]) == {"v1"}
-
-
-def restarted(space: Space, name: str, before: Json) -> bool:
-    (now,) = space.get("pod", name)["status"]["containerStatuses"]
-    return bool(now["restartCount"] > before["restartCount"] and now["ready"])
 
 
 def test_every_pod_is_deleted(space: Space, user: ClientPod) -> None:

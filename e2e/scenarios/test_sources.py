@@ -45,7 +45,7 @@ def test_git(space: Space, client: Client) -> None:
     space.run_pod(
         "git", space.image, ["sh", "-c", _MAKE],
         env=[{"name": "GIT_LOGIN", "value": ":".join(LOGIN.values())}],
-        readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+        readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10},
         volumes=[{"name": "e2e", "configMap": {"name": "e2e"}}],
         volumeMounts=[{"name": "e2e", "mountPath": "/e2e"}],
     )  # fmt: skip
@@ -90,7 +90,7 @@ def index(api: Api, space: Space) -> Iterator[None]:
     if place.find("pod", "index") is None:
         place.run_pod(
             "index", place.image, ["python", "/e2e/index_server.py", "/tmp", "8080"],
-            readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1},
+            readinessProbe={"tcpSocket": {"port": 8080}, "periodSeconds": 1, "timeoutSeconds": 10},
             volumes=[{"name": "e2e", "configMap": {"name": "e2e"}}],
             volumeMounts=[{"name": "e2e", "mountPath": "/e2e"}],
         )  # fmt: skip

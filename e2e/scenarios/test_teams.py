@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -68,15 +67,12 @@ def test_a_removed_service_drains(space: Space, client: Client) -> None:
     space.apply(code("code", "v1"), body)
     user = client("shop")
     space.wait_ready("shop", seconds=300)
-    words = ["run", "-d", "shop", "-s", "slow", "--no-wait", "-a", "pause", "6", "-a", "n"]
-    tasks = [user.llamactl(*words, str(number)).stdout.split() for number in range(3)]
+    words = ("-a", "pause", "6", "-a", "n")
+    tasks = [user.start("slow", *words, str(number)) for number in range(3)]
     body["spec"]["services"].pop()
     space.apply(body)
     space.wait_condition("ldep", "shop", "Progressing", "DrainingService", 60)
     assert space.pods(component="worker", service="slow"), "its worker stays"
     eventually(lambda: gone(space, "wfs", "shop-slow"), "it goes when its tasks have ended", 180)
-    for task in tasks:
-        shown = user.llamactl("tasks", "-d", "shop", task[-1], "-o", "json")
-        assert shown.code == 0, shown
-        assert "succeeded" in json.dumps(json.loads(shown.stdout)), shown.stdout
+    assert [user.state(task) for task in tasks] == ["succeeded"] * 3
     eventually(lambda: not space.pods(component="worker", service="slow"), "its worker goes", 120)
