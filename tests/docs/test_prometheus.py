@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -123,11 +124,29 @@ def test_examples_alerts_and_dashboard_on_real_metrics(
         assert len(queries) >= 15
         answered = [query for query in queries if watching.query(query)]
         assert len(answered) >= len(queries) // 3, "most panels of a server's metrics are empty"
+        draw(watching, tmp_path / "picture.svg")
         watching.until(lambda: watching.alerts().get("tasks_total") == "firing")
         firing = watching.alerts()
         assert firing["LlamaDeployOperatorWithoutLeader"] == "firing", "no operator is scraped"
         assert "LlamaDeployDeadLetters" not in firing
         assert "LlamaDeployQueueTakesNothing" not in firing
+
+
+def draw(watching: Any, picture: Path) -> None:
+    """As ``python -m benchmarks.observed`` does, which has a longer run."""
+    from benchmarks import observed  # it brings matplotlib
+
+    end = time.time()
+    found = {
+        panel.title: (panel.unit, lines)
+        for panel in observed.panels()
+        if (lines := observed.series(watching, panel, end - 30, end))
+    }
+    assert {"Tasks ended by outcome", "Tasks by state"} <= set(found)
+    ended = found["Tasks ended by outcome"][1]
+    assert max(ended["succeeded"][1]) > max(ended["failed"][1]) > 0
+    observed.plot(found, [(0, "all")], picture)
+    assert all(title in picture.read_text() for title in found)
 
 
 def check_examples(watching: Any) -> None:
@@ -137,7 +156,7 @@ def check_examples(watching: Any) -> None:
         bare = re.sub(r" (?:>|<|==) [\d.]+(?= |$)", "", expression)
         if not watching.query(bare):
             silent.add(name)
-    assert all(each.startswith(("worker_", "operator_")) for each in silent), silent
+    assert all(each.startswith(("worker_", "operator_", "autoscaler_")) for each in silent), silent
     (failed,) = watching.query(re.sub(r" > .*", "", EXPRESSIONS["tasks_total"]))
     assert 0.25 < float(failed["value"][1]) < 0.45, "ten of thirty tasks failed"
 
