@@ -31,8 +31,8 @@ _ORDER = (
     Reason.CONTAINER_CREATE,
     Reason.CRASH_LOOP,
     Reason.PODS_REFUSED,
-    Reason.UNSCHEDULABLE,
     Reason.VOLUME_PENDING,
+    Reason.UNSCHEDULABLE,
     Reason.PROGRESS_DEADLINE,
 )
 """What is shown first where several are true: the likelier cause of the others."""
@@ -52,7 +52,8 @@ def pod_problems(observed: Observed) -> list[Problem]:
             found.setdefault((workload.name, problem.reason), problem)
     for claim in observed.claims:
         if claim.phase == "Lost" or (claim.phase == "Pending" and claim.message):
-            text = f"volume claim {claim.name}: {claim.message or 'its volume is gone'}"
+            why = "its volume is gone" if claim.phase == "Lost" else claim.message
+            text = f"volume claim {claim.name}: {why}"
             found[claim.name, Reason.VOLUME_PENDING] = Problem(Reason.VOLUME_PENDING, text)
     return sorted(found.values(), key=lambda problem: _ORDER.index(problem.reason))
 

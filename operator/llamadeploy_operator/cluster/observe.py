@@ -47,7 +47,7 @@ def observe(cache: Cache, namespace: str, owner: str, uid: str, *, services: boo
         workloads=tuple(sorted(workloads, key=lambda item: (item.kind, item.name))),
         services=_services(cache, namespace, owner, uid) if services else (),
         jobs=jobs,
-        claims=tuple(_claims(cache, namespace, owner)) if services else (),
+        claims=tuple(_claims(cache, namespace, owner, pods)) if services else (),
     )
 
 
@@ -209,12 +209,43 @@ def _services(cache: Cache, namespace: str, deployment: str, uid: str) -> tuple[
     return tuple(sorted(found, key=lambda item: item.name))
 
 
-def _claims(cache: Cache, namespace: str, deployment: str) -> Iterator[ObservedClaim]:
+def _claims(
+    cache: Cache, namespace: str, deployment: str, pods: Mapping[str, list[Json]]
+) -> Iterator[ObservedClaim]:
     value = names.label_value(deployment)
     for key in cache.labelled(VOLUME_CLAIM, namespace, names.DEPLOYMENT_LABEL, value):
         body = cache.get(*key)
-        if body is not None:
-            yield ObservedClaim(key.name, (body.get("status") or {}).get("phase", ""))
+        if body is None:
+            continue
+        component = (body["metadata"].get("labels") or {}).get(names.COMPONENT_LABEL, "")
+        # A claim that waits is no news before it keeps a pod from its node: many classes provide
+        # volumes only then.
+        held = any(_waits_for_volume(pod) for pod in pods.get(component, ()))
+        phase = (body.get("status") or {}).get("phase", "")
+        yield ObservedClaim(key.name, phase, _unbound(body["spec"]) if held else "")
+
+
+def _waits_for_volume(pod: Json) -> bool:
+    scheduled = conditions(pod.get("status") or {}).get("PodScheduled", ("", "", ""))
+    about_volumes = ("persistentvolume", "storageclass")
+    return scheduled[0] == "False" and any(
+        word in scheduled[2].lower().replace(" ", "") for word in about_volumes
+    )
+
+
+def _unbound(claim: Json) -> str:
+    """Why a claim may have no volume, and what to do."""
+    wanted = claim.get("storageClassName")
+    if wanted:
+        return (
+            f"StorageClass '{wanted}' has provided no volume; look whether it exists, and at the "
+            "Events of the claim"
+        )
+    return (
+        "it has no StorageClass (none is named, and the cluster has no default one) and no volume "
+        "fits it; name one in storage.storageClassName of a new Deployment, or make a default "
+        "StorageClass or a PersistentVolume"
+    )
 
 
 def conditions(status: Json) -> Conditions:

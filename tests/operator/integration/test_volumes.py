@@ -67,3 +67,37 @@ def test_retained_volumes_and_passwords_are_found_again(
         return not left and "d-internal" not in space.names("secret")
 
     eventually(gone, "nothing is kept", 60)
+
+
+def test_a_volume_that_nobody_provides_is_told(space: Namespace, operator: OperatorProcess) -> None:
+    body = managed("Delete")
+    body["spec"]["controlPlane"]["stateStore"]["managed"] = {
+        "storage": {"size": "1Gi", "storageClassName": "fast"}
+    }
+    space.create("ldep", body)
+    pods = {"d-queue-0", "d-state-store-0"}
+    eventually(lambda: pods <= space.names("pod"), "the servers' pods are there", 30)
+    space.evaluated("ldep", "d")
+    assert space.condition("ldep", "d", "Degraded")[0] == "False"
+    # What a scheduler says; no one runs here.
+    text = "0/1 nodes are available: pod has unbound immediate PersistentVolumeClaims."
+    for name in pods:
+        unscheduled = {
+            "type": "PodScheduled", "status": "False", "reason": "Unschedulable", "message": text
+        }  # fmt: skip
+        space.patch("pod", name, {"status": {"conditions": [unscheduled]}}, "status")
+
+    def told() -> bool:
+        status, reason, message = space.condition("ldep", "d", "Degraded")
+        return (status, reason) == ("True", "VolumePending") and all(
+            part in message
+            for part in (
+                "data-d-queue-0: it has no StorageClass",
+                "data-d-state-store-0: StorageClass 'fast' has provided no volume",
+            )
+        )
+
+    eventually(told, "the claims are named, and what to do")
+    assert space.condition("ldep", "d", "Ready")[1] == "VolumePending"
+    space.patch("pvc", "data-d-queue-0", {"status": {"phase": "Bound"}}, "status")
+    eventually(lambda: "data-d-queue-0" not in str(space.get("ldep", "d")["status"]), "bound")
