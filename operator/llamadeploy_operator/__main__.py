@@ -20,7 +20,7 @@ from llamadeploy_operator.cluster.api import Api, ApiError, NotLeading, connect,
 from llamadeploy_operator.cluster.autoscaler import Autoscaler
 from llamadeploy_operator.cluster.cache import Cache
 from llamadeploy_operator.cluster.control_planes import HttpControlPlanes
-from llamadeploy_operator.cluster.discovery import Discovery
+from llamadeploy_operator.cluster.discovery import LOOK_SECONDS, Discovery
 from llamadeploy_operator.cluster.drains import Drains
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import (
@@ -28,7 +28,6 @@ from llamadeploy_operator.cluster.kinds import (
     DEPLOYMENT,
     METADATA_ONLY,
     POD,
-    POD_MONITOR,
     VOLUME_CLAIM,
     WORKFLOW_SERVICE,
     Kind,
@@ -37,11 +36,11 @@ from llamadeploy_operator.cluster.metadata_watch import MetadataWatch
 from llamadeploy_operator.cluster.scale_in import ScaleIn
 from llamadeploy_operator.cluster.service_loads import ServiceLoads
 from llamadeploy_operator.cluster.sink import Sink
-from llamadeploy_operator.desired import Capabilities
 from llamadeploy_operator.gather import Gatherer
 from llamadeploy_operator.handlers import events, login, watching
 from llamadeploy_operator.health import HealthServer, Watch, Watchdog
 from llamadeploy_operator.leader import Elector, LeadershipLost, LeaseName
+from llamadeploy_operator.names import MANAGED_BY_LABEL, MANAGER
 from llamadeploy_operator.queue import ReconcileQueue
 from llamadeploy_operator.reconcile import Reconciler
 from llamadeploy_operator.routing import Key, Routes
@@ -53,6 +52,9 @@ logger = logging.getLogger("llamadeploy_operator")
 #: Seconds for which a child's changes are gathered.
 CHILD_DELAY = 0.1
 
+#: What our children have.
+OURS = f"{MANAGED_BY_LABEL}={MANAGER}"
+
 #: Watched in full, all but the custom resources by our label.
 WATCHED = (DEPLOYMENT, *APPLIED, POD, VOLUME_CLAIM)
 
@@ -60,10 +62,9 @@ WATCHED = (DEPLOYMENT, *APPLIED, POD, VOLUME_CLAIM)
 class Operator:
     """The parts of the process, put together."""
 
-    def __init__(self, settings: OperatorSettings, api: Api, pod_monitor: bool) -> None:
+    def __init__(self, settings: OperatorSettings, api: Api) -> None:
         self.settings = settings
         self.api = api
-        self.kinds = [*WATCHED, *([POD_MONITOR] if pod_monitor else [])]
         self.cache = Cache()
         self.limits = watch_limits(settings.watch_seconds)
         self.watchdog = Watchdog(limits=self.limits)
@@ -73,14 +74,14 @@ class Operator:
         addresses = Addresses(api, self.cache, settings.defaults, template)
         loads = ServiceLoads()
         self.autoscaler = Autoscaler(api, self.cache, addresses, loads, recorder, self._scaled)
-        self.scopes: tuple[str | None, ...] = settings.namespaces or (None,)
         self.discovery = Discovery(
             api,
             self.cache,
-            Capabilities(pod_monitor=pod_monitor),
-            self.scopes,
+            settings.scopes,
             self._watcher,
+            self.watchdog,
             self._discovered,
+            min(LOOK_SECONDS, max(1.0, settings.resync_seconds)),
         )
         gatherer = Gatherer(
             api,
@@ -120,8 +121,8 @@ class Operator:
         Raises:
             BaseException: whatever ends one of the parts, or one of the ``others``.
         """
-        scopes = self.scopes
-        for kind in (*self.kinds, *METADATA_ONLY):
+        scopes = self.settings.scopes
+        for kind in (*WATCHED, *METADATA_ONLY):
             for namespace in scopes:
                 self.watchdog.expect(Watch(kind.resource, namespace or ""))
         parts = [
@@ -146,11 +147,13 @@ class Operator:
         await self._watcher(kind, scope).run()
 
     def _watcher(self, kind: Kind, scope: str | None) -> MetadataWatch:
-        return MetadataWatch(self.api, kind, scope, self.sink, self.changed, self.limits)
+        selector = "" if kind in METADATA_ONLY else OURS
+        return MetadataWatch(self.api, kind, scope, self.sink, self.changed, self.limits, selector)
 
     def _discovered(self) -> None:
-        for key in self.cache.keys(WORKFLOW_SERVICE):
-            self.queue.add(Key("WorkflowService", key.namespace, key.name))
+        for kind in (DEPLOYMENT, WORKFLOW_SERVICE):
+            for key in self.cache.keys(kind):
+                self.queue.add(Key(kind.kind, key.namespace, key.name), patient=True)
 
     async def _reconcile(self) -> None:
         # Before every watch has listed, children that exist would look as if they were missing.
@@ -163,10 +166,10 @@ class Operator:
             group.create_task(self.queue.run(), name="queue")
 
     async def _kopf(self, stop: asyncio.Event) -> None:
-        watching.install(self.sink, self.kinds, self.limits)
+        watching.install(self.sink, list(WATCHED), self.limits)
         registry, settings = kopf.OperatorRegistry(), kopf.OperatorSettings()
-        events.configure(settings, self.kinds, self.limits.request)
-        events.register(registry, self.kinds, self.changed)
+        events.configure(settings, list(WATCHED), self.limits.request)
+        events.register(registry, list(WATCHED), self.changed)
         login.register(registry, self.api)
         ready = asyncio.Event()
         take_over = asyncio.create_task(_signals_after(ready, stop))
@@ -205,7 +208,7 @@ async def operate(settings: OperatorSettings) -> int:
     elector = Elector(lease_api, lease) if settings.leader_election else None
     if elector is not None:
         api.may_write = elector.leading
-    operator = Operator(settings, api, await _has_pod_monitors(api))
+    operator = Operator(settings, api)
     server = HealthServer(operator.watchdog, operator.queue.depth)
     await server.start(settings.http_host, settings.http_port)
     logger.info("llamadeploy-operator %s, health on port %d", __version__, server.port)
@@ -253,15 +256,6 @@ async def _acquired(elector: Elector, stop: asyncio.Event) -> bool:
         with contextlib.suppress(asyncio.CancelledError):
             await task
     return acquire in done and acquire.result() is None
-
-
-async def _has_pod_monitors(api: Api) -> bool:
-    try:
-        found = await api.request("GET", "/apis")
-    except ApiError as error:
-        logger.warning("the API groups cannot be read, no PodMonitors are made: %s", error)
-        return False
-    return any(group["name"] == POD_MONITOR.group for group in found["groups"])
 
 
 async def _operate_and_exit(settings: OperatorSettings) -> None:

@@ -46,6 +46,14 @@ class Watchdog:
         self._unlisted.add(watch)
         self._all_listed.clear()
 
+    def forget(self, watch: Watch) -> None:
+        """This watch need not be heard any more."""
+        self._heard.pop(watch, None)
+        self._silences.pop(watch, None)
+        self._unlisted.discard(watch)
+        if not self._unlisted:
+            self._all_listed.set()
+
     def beat(self, watch: Watch) -> None:
         """An event or bookmark came on an expected watch."""
         self._silences.pop(watch, None)

@@ -52,6 +52,11 @@ class OperatorSettings:
     log_level: str = "INFO"
     defaults: OperatorDefaults = field(default_factory=OperatorDefaults)
 
+    @property
+    def scopes(self) -> tuple[str | None, ...]:
+        """The served namespaces; ``None`` stands for all."""
+        return self.namespaces or (None,)
+
 
 def make_identity() -> str:
     """A name for this process that no other has: the pod's (or host's) and something random."""

@@ -40,7 +40,11 @@ class _Expired(Exception):
 
 
 class MetadataWatch:
-    """One kind in one namespace, or in all. ``changed`` hears of each event's metadata."""
+    """One kind in one namespace, or in all. ``changed`` hears of each event's metadata.
+
+    Args:
+        selector: of labels; empty: every object.
+    """
 
     def __init__(
         self,
@@ -50,6 +54,7 @@ class MetadataWatch:
         sink: Sink,
         changed: Callable[[Kind, Json], None],
         limits: WatchLimits,
+        selector: str = "",
     ) -> None:
         self._api = api
         self._kind = kind
@@ -57,6 +62,7 @@ class MetadataWatch:
         self._sink = sink
         self._changed = changed
         self._limits = limits
+        self._selected = {"labelSelector": selector} if selector else {}
 
     async def run(self) -> None:
         """Watch until cancelled; whatever breaks it, it starts again."""
@@ -87,7 +93,7 @@ class MetadataWatch:
 
     async def _list(self) -> str:
         found = set()
-        query = {"limit": str(PAGE)}
+        query = {"limit": str(PAGE), **self._selected}
         while True:
             path = self._kind.path(self._namespace)
             page = await self._api.request("GET", path, query=query, accept=METADATA_LIST)
@@ -107,6 +113,7 @@ class MetadataWatch:
             "allowWatchBookmarks": "true",
             "resourceVersion": version,
             "timeoutSeconds": str(self._limits.request),
+            **self._selected,
         }
         path = self._kind.path(self._namespace)
         begun = time.monotonic()

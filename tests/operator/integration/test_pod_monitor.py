@@ -84,8 +84,9 @@ def test_pod_monitors_are_made_where_they_exist(
         settled(space, without)
         assert without.metric("llamadeploy_operator_reconcile_errors_total") == 0
         assert space.condition("ldep", "d", "Stalled")[0] == "False"
-    finally:
+    except BaseException:
         without.stop()
+        raise
 
     crd = tmp_path / "crd.yaml"
     crd.write_text(yaml.safe_dump(CRD))
@@ -93,6 +94,13 @@ def test_pod_monitors_are_made_where_they_exist(
     rules = [rule.manifest() for rule in (*rbac.RULES, rbac.POD_MONITOR_RULE)]
     merge = "application/merge-patch+json"
     space.api.request("PATCH", ROLE, {"rules": rules}, content_type=merge)
+    # The one that runs notices, and so does one that starts.
+    try:
+        eventually(lambda: space.find("podmonitor", "d-config"), "a PodMonitor", 60)
+        assert without.running
+    finally:
+        without.stop()
+    space.delete("podmonitor", "d-config")
     audit.mark()
     present = start()
     try:
