@@ -28,6 +28,7 @@ from llamadeploy_operator.cluster.kinds import (
     DEPLOYMENT,
     METADATA_ONLY,
     POD,
+    POD_MONITOR,
     VOLUME_CLAIM,
     WORKFLOW_SERVICE,
     Kind,
@@ -147,7 +148,7 @@ class Operator:
         await self._watcher(kind, scope).run()
 
     def _watcher(self, kind: Kind, scope: str | None) -> MetadataWatch:
-        selector = "" if kind in METADATA_ONLY else OURS
+        selector = OURS if kind == POD_MONITOR else ""
         return MetadataWatch(self.api, kind, scope, self.sink, self.changed, self.limits, selector)
 
     def _discovered(self) -> None:
