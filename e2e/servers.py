@@ -14,7 +14,7 @@ _RABBITMQ = (
 POSTGRESQL_URI = "postgresql://app:not-a-secret@postgresql:5432/postgres"
 _POSTGRESQL = (
     "printf not-a-secret > /tmp/password; "
-    "initdb -D /tmp/data -U app -E UTF8 -A scram-sha-256 --pwfile=/tmp/password -N > /tmp/initdb.log; "
+    "initdb -D /tmp/data -U app -E UTF8 -A scram-sha-256 --pwfile=/tmp/password -N > /tmp/log; "
     "echo 'host all all all scram-sha-256' >> /tmp/data/pg_hba.conf; "
     "exec postgres -D /tmp/data -h 0.0.0.0 -k /tmp -c fsync=off"
 )

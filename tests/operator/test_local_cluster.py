@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -13,6 +13,7 @@ import pytest
 from e2e.cluster import cgroups
 from e2e.cluster.api import Api, wait_for
 from e2e.cluster.build import BuildUnavailableError, cluster_binary, dns_binary
+from e2e.cluster.exec import run_in
 from e2e.cluster.images import BUSYBOX
 from e2e.cluster.node import LocalCluster
 from e2e.providers.local import Local
@@ -74,6 +75,15 @@ def test_pods_run_and_find_each_other(local_cluster: Any) -> None:
     tasks = [line.split() for line in local_cluster._ctr("tasks", "ls")[1:]]
     running = [Path(f"/proc/{pid}/cgroup") for _, pid, state in tasks if state == "RUNNING"]
     places = [path.read_text() for path in running]
+    claim = {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}}
+    path = f"{NAMESPACE}/persistentvolumeclaims"
+    api.request("POST", path, {"metadata": {"name": "disk"}, "spec": claim})
+    disk = {"name": "disk", "persistentVolumeClaim": {"claimName": "disk"}}
+    mount = [{"name": "tmp", "mountPath": "/tmp"}, {"name": "disk", "mountPath": "/disk"}]
+    run_pod(api, "keeper", "echo kept > /disk/file; sleep 600", volumes=[disk], volumeMounts=mount)
+    wait_for(lambda: phase(api, "keeper") == "Running", 120, "a pod with a volume runs")
+    wait_for(lambda: said(api, "keeper", "cat /disk/file") == "kept\n", 60, "it may write there")
+    assert run_in(api, "default", "keeper", ["sh", "-c", "exit 3"]).code == 3
     assert places and all(f"/{local_cluster.network.name}/" in text for text in places)
     api.close()
 
@@ -82,7 +92,13 @@ def exists(api: Api, path: str) -> bool:
     return api._answers(path)
 
 
-def run_pod(api: Api, name: str, command: str, **container: Any) -> None:
+def said(api: Api, pod: str, command: str) -> str:
+    return run_in(api, "default", pod, ["sh", "-c", command]).stdout
+
+
+def run_pod(
+    api: Api, name: str, command: str, volumes: Sequence[Any] = (), **container: Any
+) -> None:
     restricted = {
         "runAsNonRoot": True, "runAsUser": 65532, "allowPrivilegeEscalation": False,
         "capabilities": {"drop": ["ALL"]}, "seccompProfile": {"type": "RuntimeDefault"},
@@ -93,11 +109,14 @@ def run_pod(api: Api, name: str, command: str, **container: Any) -> None:
         "securityContext": restricted, "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}],
         **container,
     }  # fmt: skip
-    volumes = [{"name": "tmp", "emptyDir": {}}]
-    body = {
-        "metadata": {"name": name, "labels": {"app": name}},
-        "spec": {"restartPolicy": "Never", "containers": [item], "volumes": volumes},
+    pod = {
+        "restartPolicy": "Never",
+        "containers": [item],
+        "volumes": [{"name": "tmp", "emptyDir": {}}, *volumes],
+        "securityContext": {"fsGroup": 65532},
+        "terminationGracePeriodSeconds": 1,
     }
+    body = {"metadata": {"name": name, "labels": {"app": name}}, "spec": pod}
     api.request("POST", f"{NAMESPACE}/pods", body)
 
 
