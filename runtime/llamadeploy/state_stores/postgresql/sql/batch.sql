@@ -14,16 +14,11 @@ DECLARE
   replies json[] := array_fill(NULL::json, ARRAY[cardinality(names)]);
   now float8;
 BEGIN
-  -- All locks first, in the order of their keys, as whoever needs several takes them.
-  PERFORM count(pg_advisory_xact_lock(key)) FROM (
-    SELECT session_key(ns, r->>'session_id') AS key FROM unnest(names, requests) AS o (n, r)
-      WHERE n = 'create_task'
-    UNION
-    SELECT session_key(ns, (SELECT session_id FROM tasks WHERE namespace || '' = ns
-        AND task_id = COALESCE(r->>'task_id', r->'key'->>'task_id') LIMIT 1))
-      FROM unnest(names, requests) AS o (n, r)
-      WHERE n IN ('start', 'finish', 'append_events', 'park', 'release')
-    ORDER BY key) AS keys WHERE key IS NOT NULL;
+  IF cardinality(names) = 1 THEN
+    PERFORM lock_one(ns, names[1], requests[1]);
+  ELSE
+    PERFORM lock_all(ns, names, requests);
+  END IF;
   now := present(clock);
   IF 'create_task' = ANY (names) THEN
     replies := create_many(ns, now, names, requests, replies);
@@ -35,8 +30,7 @@ BEGIN
     replies := finish_many(ns, now, names, requests, replies);
   END IF;
   FOR i IN 1 .. cardinality(names) LOOP
-    CONTINUE WHEN replies[i] IS NOT NULL;
-    replies[i] := CASE names[i]
+    RETURN NEXT COALESCE(replies[i], CASE names[i]
       WHEN 'create_task' THEN op_create_task(ns, clock, requests[i])
       WHEN 'start' THEN op_start(ns, clock, requests[i])
       WHEN 'finish' THEN op_finish(ns, clock, requests[i])
@@ -48,9 +42,34 @@ BEGIN
       WHEN 'get_input' THEN op_get_input(ns, clock, requests[i])
       WHEN 'read_log' THEN op_read_log(ns, clock, requests[i])
       WHEN 'get_session' THEN op_get_session(ns, clock, requests[i])
-    END;
+    END);
   END LOOP;
-  RETURN QUERY SELECT unnest(replies);
+END $$;
+
+-- The lock of the session that an operation is about.
+CREATE OR REPLACE FUNCTION lock_one(ns text, name text, r jsonb) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
+  IF name = 'create_task' THEN
+    PERFORM pg_advisory_xact_lock(session_key(ns, r->>'session_id'));
+  ELSIF name IN ('start', 'finish', 'append_events', 'park', 'release') THEN
+    PERFORM pg_advisory_xact_lock(session_key(ns, session_id)) FROM tasks
+      WHERE namespace || '' = ns AND task_id = COALESCE(r->>'task_id', r->'key'->>'task_id');
+  END IF;
+END $$;
+
+-- The same for all of them, in the order of their keys, as whoever needs several takes them.
+CREATE OR REPLACE FUNCTION lock_all(ns text, names text[], requests jsonb[]) RETURNS void
+LANGUAGE plpgsql AS $$
+BEGIN
+  PERFORM count(pg_advisory_xact_lock(key)) FROM (
+    SELECT session_key(ns, r->>'session_id') AS key FROM unnest(names, requests) AS o (n, r)
+      WHERE n = 'create_task'
+    UNION
+    SELECT session_key(ns, (SELECT session_id FROM tasks WHERE namespace || '' = ns
+        AND task_id = COALESCE(r->>'task_id', r->'key'->>'task_id') LIMIT 1))
+      FROM unnest(names, requests) AS o (n, r)
+      WHERE n IN ('start', 'finish', 'append_events', 'park', 'release')
+    ORDER BY key) AS keys WHERE key IS NOT NULL;
 END $$;
 
 -- Tasks that begin a session: see op_create_task.
