@@ -21,7 +21,11 @@ from llamadeploy.state_stores.postgresql.location import Location, parse_uri
 from llamadeploy.state_stores.postgresql.purge import purge
 from llamadeploy.state_stores.postgresql.replies import Reply, finished
 from llamadeploy.state_stores.postgresql.schema import migrate
-from llamadeploy.state_stores.postgresql.wakeups import Wakeups
+from llamadeploy.state_stores.postgresql.wakeups import (
+    LINGER_SECONDS,
+    PATIENT_SECONDS,
+    Wakeups,
+)
 from llamadeploy.state_stores.records import (
     Cancelled,
     Completion,
@@ -142,7 +146,8 @@ class PostgreSQLStateStore:
             if operation.name in UNTOLD:
                 self._wakeups.wake(reply.touched, dict(reply.ended))
             else:
-                self._wakeups.changed(reply.touched, dict(reply.ended))
+                linger = PATIENT_SECONDS if operation.name == "start" else LINGER_SECONDS
+                self._wakeups.changed(reply.touched, dict(reply.ended), linger)
         if self._observer is not None:
             self._observer.operation(operation.name, time.perf_counter() - operation.asked)
             if isinstance(reply, Reply):

@@ -35,6 +35,9 @@ LINGER_SECONDS = 0.005
 """For how long a change may wait for others. An end does not: somebody may wait for a result. What
 a short task goes through before its end then travels with it, in one notification."""
 
+PATIENT_SECONDS = 0.05
+"""The same of a change that nobody waits for, such as a start: a short task's end comes first."""
+
 SPACING_SECONDS = 0.003
 """Between two notifications, so that the ends of a busy process share them; the first one after a
 pause goes out at once."""
@@ -88,6 +91,7 @@ class Wakeups(Followers):
         self._unsent: dict[str, bytes] = {}
         self._work = asyncio.Event()
         self._lingering: asyncio.TimerHandle | None = None
+        self._announced_by = 0.0
         self._due = False  # what is unsent has waited for long enough
         self._sent_at = 0.0
         self._pid = 0
@@ -125,8 +129,17 @@ class Wakeups(Followers):
             self._task_by_key.pop(_key(self._namespace, task_id), None)
             self._seen.pop(task_id, None)
 
-    def changed(self, task_ids: Iterable[str], ended: Mapping[str, TaskRecord | None]) -> None:
-        """This process changed the tasks: wake its own followers and tell the other processes."""
+    def changed(
+        self,
+        task_ids: Iterable[str],
+        ended: Mapping[str, TaskRecord | None],
+        linger: float = LINGER_SECONDS,
+    ) -> None:
+        """This process changed the tasks: wake its own followers and tell the other processes.
+
+        Args:
+            linger: for how many seconds it may wait for others, where it is no end.
+        """
         ids = tuple(task_ids)
         self.wake(ids, ended)
         if len(self._unsent) < MOST_UNSENT:
@@ -136,9 +149,18 @@ class Wakeups(Followers):
                     self._unsent[key] = _change(key, task_id in ended, ended.get(task_id))
         if any(record is not None for record in ended.values()):
             self._announce()
-        elif self._lingering is None:
-            loop = asyncio.get_running_loop()
-            self._lingering = loop.call_later(LINGER_SECONDS, self._announce)
+        else:
+            self._announce_within(linger)
+
+    def _announce_within(self, seconds: float) -> None:
+        loop = asyncio.get_running_loop()
+        by = loop.time() + seconds
+        if self._lingering is not None:
+            if self._announced_by <= by:
+                return
+            self._lingering.cancel()
+        self._announced_by = by
+        self._lingering = loop.call_later(seconds, self._announce)
 
     def _announce(self) -> None:
         if self._lingering is not None:
