@@ -82,20 +82,18 @@ def wait_until_gone(pid_file: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_sqlite_on_a_laptop(serve: Any, type_commands: Type, tmp_path: Path) -> None:
-    text = (ROOT / "examples" / "quickstart" / "deployment.yaml").read_text()
+    text = (ROOT / "examples" / "human-in-the-loop" / "deployment.yaml").read_text()
     file = tmp_path / "deployment.yaml"
-    file.write_text(text.replace("name: quickstart\n", "name: hello\n"))
+    file.write_text(text.replace("  name: refunds\n", "  name: hello\n"))
     data, new = tmp_path / "data", tmp_path / "restored"
     with serve(data, file) as server:
         deployment = server.deployment("hello")
-        asked = deployment.tasks.create(
-            TaskDefinition(input=json.dumps({"days": 4}), service_id="trip_planner")
-        )
-        assert "Where" in str(next(asked.events()))
+        asked = deployment.tasks.create(TaskDefinition(input=json.dumps({"amount": "12 EUR"})))
+        assert "Refund" in str(next(asked.events()))
         type_commands("backup.md", "sh backup-sqlite", DATA=data)
     shutil.rmtree(data)
     type_commands("backup.md", "sh restore-sqlite", DATA=data, NEW=new)
     with serve(new) as server:
         (task,) = server.deployment("hello").tasks.list()
-        task.send_event(HumanResponseEvent(response="Lisbon"), "trip_planner")
-        assert task.results(wait=30).result == "4 days in Lisbon: booked"
+        task.send_event(HumanResponseEvent(response="yes"), "refund")
+        assert task.results(wait=30).result == "12 EUR refunded"
