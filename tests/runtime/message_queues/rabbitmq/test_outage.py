@@ -14,6 +14,18 @@ from llamadeploy.message_queues.rabbitmq import link, topics
 from llamadeploy.message_queues.rabbitmq.topology import Topology
 
 
+async def publish_once_back(queue: Any, topic: str, message: Any, *, seconds: float = 20) -> None:
+    """Publish as soon as the server takes it."""
+    async with asyncio.timeout(seconds):
+        while True:
+            try:
+                await queue.publish(topic, message)
+            except QueueUnavailableError:
+                await asyncio.sleep(0.05)
+            else:
+                return
+
+
 @pytest.mark.defect(9)
 async def test_a_killed_server_loses_nothing_it_confirmed(
     own_rabbitmq: Any, open_queue: Any, message: Any, unique: str
@@ -93,14 +105,8 @@ async def test_a_queue_that_lost_its_leader_is_made_anew(
     own_rabbitmq.kill()
     own_rabbitmq.start()
     queue = open_queue(own_rabbitmq.url())
-    async with asyncio.timeout(60), queue.consume(unique, group="g") as consumer:
-        while True:
-            try:
-                await queue.publish(unique, message("1"))
-            except QueueUnavailableError:
-                await asyncio.sleep(0.05)
-            else:
-                break
+    async with queue.consume(unique, group="g") as consumer:
+        await publish_once_back(queue, unique, message("1"), seconds=60)
         assert (await receive(consumer, seconds=30))[0].message.id_ == "1"
 
 
@@ -127,14 +133,7 @@ async def test_a_server_that_stops_answering_is_away_and_comes_back(
                 await queue.ping()
         finally:
             own_rabbitmq.thaw()
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await queue.publish(unique, message("after"))
-                except QueueUnavailableError:
-                    await asyncio.sleep(0.05)
-                else:
-                    break
+        await publish_once_back(queue, unique, message("after"))
         # Those that were not confirmed may have arrived all the same.
         while (delivery := (await receive(consumer))[0]).message.id_ != "after":
             await delivery.ack()
@@ -149,14 +148,7 @@ async def test_a_consumer_waits_for_a_server_that_starts_later(
         with pytest.raises(QueueUnavailableError):
             await queue.publish(unique, message("early"))
         own_rabbitmq.start()
-        async with asyncio.timeout(20):
-            while True:
-                try:
-                    await queue.publish(unique, message("1"))
-                except QueueUnavailableError:
-                    await asyncio.sleep(0.05)
-                else:
-                    break
+        await publish_once_back(queue, unique, message("1"))
         assert (await receive(consumer, seconds=20))[0].message.id_ == "1"
 
 
