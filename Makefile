@@ -9,7 +9,7 @@ TEST_JOBS ?= 2
 .PHONY: help demo demo-cluster test lint e2e e2e-full bench bench-operator bench-scaling chaos dev openapi reference site crds charts manifests release-check lock clean
 
 help: ## Show this list
-	@grep -E '^[a-z-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
+	@grep -E '^[a-z0-9-]+:.*?## ' $(MAKEFILE_LIST) | awk -F ':.*?## ' '{printf "  make %-14s %s\n", $$1, $$2}'
 
 demo: $(VENV)/.runtime ## Run the quickstart deployment on this machine, narrated, and clean up
 	@$(BIN)/python examples/quickstart/demo.py
