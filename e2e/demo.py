@@ -22,7 +22,7 @@ from e2e.providers import choose
 from e2e.providers.base import ProviderUnavailableError
 
 MANIFEST = "examples/quickstart/deployment.yaml"
-NAMESPACE = "demo"
+NAMESPACE = "llamadeploy-demo"
 DEFINITIONS = ("llamadeployments.llamadeploy.io", "workflowservices.llamadeploy.io")
 ROOT = Path(__file__).parents[1]
 
@@ -41,11 +41,22 @@ class Shell:
     def run(self, line: str) -> None:
         """One command. Raises: DemoError."""
         print(f"$ {line}", flush=True)
-        name, *rest = shlex.split(line)
-        program = str(self._programs.get(name, name))
-        done = subprocess.run([program, *rest], env=self._environ, cwd=ROOT, check=False)
+        done = subprocess.run(self._command(line), env=self._environ, cwd=ROOT, check=False)
         if done.returncode:
             raise DemoError(f"`{line}` ended with {done.returncode}")
+
+    def ask(self, line: str) -> str:
+        """What a command prints, without showing it. Raises: DemoError."""
+        done = subprocess.run(
+            self._command(line), env=self._environ, capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise DemoError(f"`{line}`: {done.stderr.strip()}")
+        return done.stdout
+
+    def _command(self, line: str) -> list[str]:
+        name, *rest = shlex.split(line)
+        return [str(self._programs.get(name, name)), *rest]
 
 
 def say(text: str) -> None:
@@ -56,6 +67,18 @@ def say(text: str) -> None:
 def tell(line: str) -> None:
     """Progress."""
     print(f"   {line}", flush=True)
+
+
+def refuse_what_is_there(shell: Shell) -> None:
+    """Cleaning up must not take what somebody else has made. Raises: DemoError."""
+    found = shell.ask("kubectl get namespaces,crd -o name").split()
+    own = [f"namespace/{NAMESPACE}", f"namespace/{SYSTEM}"]
+    own += [f"customresourcedefinition.apiextensions.k8s.io/{name}" for name in DEFINITIONS]
+    if there := sorted(set(own) & set(found)):
+        raise DemoError(
+            f"the cluster has {', '.join(there)} already, which the demo would delete at its end:"
+            " remove them, or take another cluster"
+        )
 
 
 def install(shell: Shell, image: str) -> None:
@@ -110,18 +133,24 @@ def clean(shell: Shell) -> None:
 
 def narrate(shell: Shell, image: str) -> None:
     """The steps."""
-    say("2. Install: the definitions, then the operator, with two replicas of which one works.")
-    install(shell, image)
+    refuse_what_is_there(shell)
     try:
-        say("3. Deploy: the manifest that `llamactl serve` takes on a laptop.")
-        deploy(shell)
-        say("4. Run a task; then one of another service, with its events as they come.")
-        tasks(shell)
-        say("5. Delete the worker's pod: the next task waits for the new one.")
-        survive(shell)
+        show(shell, image)
     finally:
         say("6. Clean up.")
         clean(shell)
+
+
+def show(shell: Shell, image: str) -> None:
+    """From nothing to a task's result."""
+    say("2. Install: the definitions, then the operator, with two replicas of which one works.")
+    install(shell, image)
+    say("3. Deploy: the manifest that `llamactl serve` takes on a laptop.")
+    deploy(shell)
+    say("4. Run a task; then one of another service, with its events as they come.")
+    tasks(shell)
+    say("5. Delete the worker's pod: the next task waits for the new one.")
+    survive(shell)
 
 
 def main() -> int:
