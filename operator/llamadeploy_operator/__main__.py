@@ -111,7 +111,8 @@ class Operator:
         """Something was seen to change: reconcile whom it concerns."""
         for key, urgent in self.routes.of(kind, body):
             # Children change several times in a row, mostly by their controllers' hands.
-            self.queue.add(key, 0.0 if urgent else CHILD_DELAY, patient=not urgent)
+            delay = 0.0 if urgent else CHILD_DELAY
+            self.queue.add(key, delay, patient=not urgent, spaced=not urgent)
 
     def _scaled(self, namespace: str, name: str) -> None:
         self.queue.add(Key("WorkflowService", namespace, name))

@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 
 Key = TypeVar("Key", bound=Hashable)
 
+#: Seconds between two looks for reasons that come in bursts.
+SPACING = 1.0
 #: Seconds for which a patient key lets others pass.
 PATIENCE = 30.0
 #: Seconds before the first retry; doubled for each further one, up to the limit.
@@ -78,6 +80,8 @@ class ReconcileQueue(Generic[Key]):
         self._running: set[Key] = set()
         self._again: dict[Key, bool] = {}
         self._timers: dict[Key, asyncio.TimerHandle] = {}
+        # Of the last SPACING seconds.
+        self._ended: dict[Key, float] = {}
         self._failures: dict[Key, int] = {}
 
     def depth(self) -> int:
@@ -92,12 +96,20 @@ class ReconcileQueue(Generic[Key]):
         """Keys that wait for their time."""
         return len(self._timers)
 
-    def add(self, key: Key, delay: float = 0.0, *, patient: bool = False) -> None:
+    def add(
+        self, key: Key, delay: float = 0.0, *, patient: bool = False, spaced: bool = False
+    ) -> None:
         """Let ``key`` be worked on, at once or in ``delay`` seconds.
 
         Of several delays the earliest counts, and one that is not patient: a later ``add`` never
         postpones a key.
+
+        Args:
+            spaced: not before :data:`SPACING` seconds after the end of the last time.
         """
+        if spaced and key in self._ended:
+            now = asyncio.get_running_loop().time()
+            delay = max(delay, self._ended[key] + SPACING - now)
         if delay > 0:
             self._add_later(key, delay, patient)
             return
@@ -141,8 +153,19 @@ class ReconcileQueue(Generic[Key]):
                 await self._once(key)
             finally:
                 self._running.discard(key)
+                self._note_end(key)
                 if key in self._again:
                     self.add(key, patient=self._again.pop(key))
+
+    def _note_end(self, key: Key) -> None:
+        loop = asyncio.get_running_loop()
+        ended = self._ended[key] = loop.time()
+
+        def forget() -> None:
+            if self._ended.get(key) == ended:
+                del self._ended[key]
+
+        loop.call_later(SPACING, forget)
 
     async def _once(self, key: Key) -> None:
         try:

@@ -226,3 +226,30 @@ async def test_a_key_that_is_worked_on_comes_again_as_urgently_as_asked() -> Non
         go_on.set()
         await until(lambda: len(seen) == 3)
     assert seen == ["a", "a", "b"]
+
+
+async def test_bursts_are_looked_at_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("llamadeploy_operator.queue.SPACING", 0.3)
+    seen: list[float] = []
+    loop = asyncio.get_running_loop()
+
+    async def work(key: str) -> None:
+        seen.append(loop.time())
+
+    queue = ReconcileQueue(work, concurrency=2)
+    async with running(queue):
+        queue.add("a", spaced=True)
+        await until(lambda: len(seen) == 1)
+        for _ in range(20):
+            queue.add("a", spaced=True)
+            await asyncio.sleep(0.001)
+        await until(lambda: len(seen) == 2)
+        assert seen[1] - seen[0] >= 0.29
+        # Who cannot wait does not.
+        queue.add("a", spaced=True)
+        assert queue.delayed() == 1
+        queue.add("a")
+        await until(lambda: len(seen) == 3)
+        assert queue.delayed() == 0
+        # Nothing is remembered for longer than it is needed.
+        await until(lambda: not queue._ended)
