@@ -19,12 +19,16 @@ from llamadeploy_operator.cluster.api import Api
 from llamadeploy_operator.cluster.cache import Cache
 from llamadeploy_operator.cluster.events import Recorder
 from llamadeploy_operator.cluster.kinds import WORKFLOW_SERVICE
-from llamadeploy_operator.cluster.scaler import Scaler, Target
+from llamadeploy_operator.cluster.scaler import PACE_SECONDS, Scaler, Target
 from llamadeploy_operator.cluster.service_loads import ServiceLoads
 from llamadeploy_operator.desired import Scaled, ServiceContext, autoscaled, scaling
 from llamadeploy_operator.reasons import Reason
 
 logger = logging.getLogger(__name__)
+
+QUESTIONS = 200
+"""A second, of all services together: each costs about a millisecond of one core. With more
+services that work the questions about each come more seldom."""
 
 WRITERS = 8
 """Writes of ``/scale`` at a time."""
@@ -86,9 +90,17 @@ class Autoscaler:
             return
         if known is not None:
             known.change(target)
+            if target.policy is None:
+                _forget_metric(*key)
             return
         scaler = Scaler(
-            target, self._addresses, self._loads, self._current, self._write, self._tell
+            target,
+            self._addresses,
+            self._loads,
+            self._current,
+            self._write,
+            self._tell,
+            lambda: max(PACE_SECONDS, len(self._scalers) / QUESTIONS),
         )
         self._scalers[key] = scaler
         task = asyncio.create_task(scaler.run(), name=f"scaler {key[0]}/{key[1]}")
@@ -103,8 +115,7 @@ class Autoscaler:
         task = self._tasks.pop(key, None)
         if task is not None:
             task.cancel()
-            with contextlib.suppress(KeyError):
-                metrics.DESIRED_REPLICAS.remove(namespace, name)
+            _forget_metric(namespace, name)
 
     def scaled(self, namespace: str, name: str) -> Scaled | None:
         """What was decided; ``None``: nothing yet."""
@@ -156,6 +167,11 @@ class Autoscaler:
         if live is not None and reason is not None:
             text = f"from {before} to {scaled.replicas} replicas: {scaled.message}"
             await self._recorder.record(live, reason, text)
+
+
+def _forget_metric(namespace: str, name: str) -> None:
+    with contextlib.suppress(KeyError):
+        metrics.DESIRED_REPLICAS.remove(namespace, name)
 
 
 def target_of(context: ServiceContext) -> Target | None:

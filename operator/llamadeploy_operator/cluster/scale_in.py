@@ -19,8 +19,8 @@ from llamadeploy_operator.desired import ServiceContext, scaling
 
 logger = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 2.0
-"""For the control plane to say who is busy; scaling in does not wait for longer."""
+ANSWER_SECONDS = 5.0
+"""To find out who is busy and mark them; scaling in does not wait for longer."""
 
 _WORKER = re.compile(r"(.+)-[0-9a-f]{8}")
 """A worker's id: its pod's name, and a suffix of this start of its process."""
@@ -37,11 +37,7 @@ class ScaleIn:
         self._loads = loads
 
     async def prepare(self, context: ServiceContext) -> None:
-        """Mark the pods of a service, if some of them are about to go and some to stay.
-
-        Raises:
-            ApiError: the API server cannot be reached.
-        """
+        """Mark the pods of a service, if some of them are about to go and some to stay."""
         live = context.live.get(names.worker(context.owner.name))
         if live is None or context.parent is None:
             return
@@ -51,10 +47,10 @@ class ScaleIn:
             async with asyncio.timeout(ANSWER_SECONDS):
                 address = await self._addresses.of(context.parent)
                 load = await self._loads.load(address, context.service)
-        except (ControlPlaneError, TimeoutError) as error:
-            logger.warning("who of %s is idle is not known: %s", context.service, error)
-            return
-        await self._mark(context, in_flight_by_pod(load.reading.in_flight))
+                await self._mark(context, in_flight_by_pod(load.reading.in_flight))
+        except (ControlPlaneError, ApiError, TimeoutError) as error:
+            what = str(error) or type(error).__name__
+            logger.warning("idle pods of %s are not marked: %s", context.service, what)
 
     async def _mark(self, context: ServiceContext, busy: dict[str, int]) -> None:
         label, value = names.WORKFLOW_SERVICE_LABEL, names.label_value(context.owner.name)

@@ -66,6 +66,7 @@ class Scaler:
         current: ``spec.replicas`` as it is known.
         write: changes it. Raises ApiError.
         told: takes a decision that is news, with what was there before.
+        pace: seconds between two questions while the service works.
     """
 
     def __init__(
@@ -76,6 +77,7 @@ class Scaler:
         current: Callable[[Target], int | None],
         write: Callable[[Target, int], Awaitable[None]],
         told: Callable[[Target, Scaled, int], Awaitable[None]],
+        pace: Callable[[], float] = lambda: PACE_SECONDS,
     ) -> None:
         self.target = target
         self.scaled: Scaled | None = None
@@ -84,6 +86,7 @@ class Scaler:
         self._current = current
         self._write = write
         self._told = told
+        self._pace = pace
         self._registered: ServiceDefinition | None = None
         self._history = History()
         self._version = ""
@@ -173,7 +176,7 @@ class Scaler:
         if load is None:
             return retry
         idle = current == decision.replicas == 0 and not load.reading.backlog
-        return 0.0 if idle and self._version else PACE_SECONDS
+        return 0.0 if idle and self._version else self._pace()
 
     async def _tell(self, decision: Decision, current: int, trouble: str | None) -> None:
         if trouble is not None and time.monotonic() - self._heard_at < SILENT_SECONDS:

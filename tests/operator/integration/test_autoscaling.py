@@ -83,6 +83,7 @@ def scaling_limited(space: Namespace, reason: str) -> bool:
     return space.condition("wfs", "d-echo", "ScalingLimited")[1] == reason
 
 
+@pytest.mark.timeout(300)
 def test_replicas_follow_the_work(
     space: Namespace,
     start_operator: Start,
