@@ -3,8 +3,8 @@ that the Grafana dashboard's own queries give of it.
 
 One control plane, one orchestrator and two workers of eight slots, on a Redis server of the run's
 own; a task takes 0.1 s. Four clients, then forty, then a worker is killed and started again, then a
-tenth of the tasks fails and some ask a person. About two minutes; needs Debian's ``prometheus`` and
-Redis.
+tenth of the tasks fails and some ask a person. Two minutes (``--scale`` shortens it); needs
+Debian's ``prometheus``, and Redis.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ import matplotlib.pyplot as plt
 ROOT = Path(__file__).parents[1]
 PICTURE = ROOT / "docs" / "images" / "observed.svg"
 DASHBOARD = ROOT / "helm" / "llamadeploy-operator" / "files" / "dashboard.json"
-RATE = "10s"
+RATE = "5s"
 """In place of the dashboard's interval: scrapes come once a second here."""
 MOST_LINES = 6
 

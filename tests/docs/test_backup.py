@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.brokers.servers import require
 from workflows.events import HumanResponseEvent
 
 from llamadeploy import TaskDefinition
@@ -82,6 +83,7 @@ def wait_until_gone(pid_file: Path) -> None:
 
 @pytest.mark.timeout(300)
 def test_sqlite_on_a_laptop(serve: Any, type_commands: Type, tmp_path: Path) -> None:
+    require("sqlite3", lambda: shutil.which("sqlite3"), "apt-get install sqlite3")
     text = (ROOT / "examples" / "human-in-the-loop" / "deployment.yaml").read_text()
     file = tmp_path / "deployment.yaml"
     file.write_text(text.replace("  name: refunds\n", "  name: hello\n"))
