@@ -110,6 +110,7 @@ class Load:
         self._file = f"/tmp/stop-{uuid.uuid4().hex}"
         self._text = ""
         self._ended: Done | None = None
+        self._error: Exception | None = None
         self._command = client.command(
             "python", f"{FOLDER}/load.py", client.url, client.deployment, service,
             str(concurrency), self._file,
@@ -123,7 +124,7 @@ class Load:
         goal = self.done + more
 
         def reached() -> bool:
-            assert self._thread.is_alive(), f"the load has ended: {self._ended}"
+            assert self._thread.is_alive(), f"the load has ended: {self._ended or self._error!r}"
             return self.done >= goal
 
         eventually(reached, f"{more} more tasks have ended", seconds)
@@ -137,8 +138,9 @@ class Load:
         space = self._client.space
         space.run(NAME, "touch", self._file)
         self._thread.join(240)
-        assert self._ended is not None and self._ended.code == 0, f"the load: {self._ended}"
-        report: Json = json.loads(self._ended.stdout.splitlines()[-1])
+        ended = self._ended
+        assert ended is not None and ended.code == 0, f"the load: {ended or self._error!r}"
+        report: Json = json.loads(ended.stdout.splitlines()[-1])
         wrong = {key: report[key] for key in ("failed", "lost", "refused") if report[key]}
         assert not wrong, f"of {report['created']} tasks: {wrong}"
         assert report["created"] == report["succeeded"] > 0
@@ -146,7 +148,10 @@ class Load:
 
     def _run(self) -> None:
         space = self._client.space
-        self._ended = space.run(NAME, *self._command, heard=self._hear, seconds=300)
+        try:
+            self._ended = space.run(NAME, *self._command, heard=self._hear, seconds=300)
+        except Exception as error:  # noqa: BLE001 - the thread that waits says it
+            self._error = error
 
     def _hear(self, text: str) -> None:
         *lines, self._text = (self._text + text).split("\n")

@@ -12,6 +12,9 @@ from websockets.sync.client import connect
 
 from e2e.cluster.api import Api, ApiRefusedError
 
+OPEN_SECONDS = 60.0
+"""A kubelet on a busy machine takes its time to start a process."""
+
 _STDOUT, _STDERR, _STATUS = 1, 2, 3
 
 
@@ -59,6 +62,7 @@ def run_in(
         with connect(
             url, ssl=api.tls, additional_headers=api.headers, proxy=None, max_size=None,
             subprotocols=["v4.channel.k8s.io"],  # type: ignore[list-item]
+            open_timeout=OPEN_SECONDS, ping_interval=None,
         ) as socket:  # fmt: skip
             while True:
                 try:
