@@ -168,8 +168,14 @@ class Buildah:
         with tempfile.TemporaryDirectory(prefix="base-", dir=self._folder) as folder:
             root = Path(folder) / "root"
             mirror = os.environ.get("LLAMADEPLOY_E2E_MIRROR")
-            _run(["debootstrap", "--variant=minbase", f"--include={','.join(BASE_PACKAGES)}",
-                  SUITE, str(root), *([mirror] if mirror else [])])  # fmt: skip
+            include = f"--include={','.join(BASE_PACKAGES)}"
+            words = ["--variant=minbase", include, SUITE, str(root), *([mirror] if mirror else [])]
+            try:
+                _run(["debootstrap", *words])
+            finally:
+                # One that was stopped leaves these mounted, and the folder is about to be removed.
+                for place in ("proc", "sys"):
+                    _run(["umount", "-l", str(root / place)], check=False)
             for waste in ("usr/share/doc", "usr/share/locale", "usr/share/man",
                           "var/cache/apt/archives", "var/lib/apt/lists", "var/log"):  # fmt: skip
                 shutil.rmtree(root / waste, ignore_errors=True)
