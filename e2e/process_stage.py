@@ -199,6 +199,12 @@ def _deployed(
         eventually(lambda: _available(space, "d-control-plane"), "the control plane works", 60)
         eventually(lambda: _available(space, "d-orchestrator"), "the orchestrator works", 60)
         token = space.get("secret", "d-internal")["data"]["api-token"]
+        known = f"{node.control_plane_url}/services"
+        headers = {"Authorization": f"Bearer {_decoded(token)}"}
+        eventually(
+            lambda: SERVICE in httpx.get(known, headers=headers, trust_env=False).text,
+            "the control plane knows the service", 60,
+        )  # fmt: skip
         yield Stage(control_plane, api, space, node, operator, _decoded(token), folder, broker)
         if node.error is not None:
             raise node.error
