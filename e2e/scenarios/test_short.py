@@ -1,4 +1,4 @@
-"""The short form: install, quickstart, a task and a stream, a kill, delete."""
+"""The short form, part of `make test`: install, quickstart, a task and a stream, a kill, delete."""
 
 from __future__ import annotations
 
