@@ -284,18 +284,23 @@ def _loaded_type(name: str) -> type[Any] | None:
     return found if component or issubclass(found, (BaseModel, Exception)) else None
 
 
-def _find_culprit(serializer: AllowedTypes, value: Any, place: str = "") -> tuple[str, str]:
-    """Where inside ``value`` the first part without a JSON form is, and its type's name."""
+def _find_culprit(
+    serializer: AllowedTypes, value: Any, place: str = "", levels: int = 20
+) -> tuple[str, str]:
+    """Where inside ``value`` the first part without a JSON form is, and its type's name.
+
+    Not deeper than ``levels``: each writes all that is below it once more.
+    """
     parts: list[tuple[str, Any]] = []
     if isinstance(value, dict):
         parts = [(f"[{key!r}]"[:_MAX_SHOWN], part) for key, part in value.items()]
     elif isinstance(value, list):
         parts = [(f"[{index}]", part) for index, part in enumerate(value)]
-    for key, part in parts:
+    for key, part in parts if levels else ():
         try:
             json.dumps(serializer.serialize_value(part))
         except Exception:  # noqa: BLE001 - any failure marks the part
-            return _find_culprit(serializer, part, place + key)
+            return _find_culprit(serializer, part, place + key, levels - 1)
     return (f" at {place}" if place else ""), f"a {qualified_name(type(value))}"
 
 
