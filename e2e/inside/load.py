@@ -64,8 +64,12 @@ class Load:
         definition = TaskDefinition(
             task_id=str(uuid.uuid4()), service_id=self.service, input=json.dumps({"n": number})
         )
-        deployment = await self.client.apiserver.deployments.get(self.deployment)
         try:
+            found = self.client.apiserver.deployments
+            deployment = await self.until(lambda: found.get(self.deployment), 60)
+            if deployment is None:
+                self.refused.append(f"{number}: no answer within 60 s")
+                return
             task = await self.until(
                 lambda: deployment.tasks.create(definition, idempotency_key=number), 60
             )
