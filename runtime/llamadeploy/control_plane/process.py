@@ -40,6 +40,9 @@ DRAIN_SECONDS = 10.0
 """What running requests get at SIGTERM; below a pod's default grace period of 30 s. Long polls and
 streams are cut then: their tasks lose nothing, and clients ask again."""
 
+LEAVE_SECONDS = 2.0
+"""Before that: how long clients get to leave their connections with a reply."""
+
 
 @dataclass(frozen=True, slots=True)
 class Address:
@@ -128,7 +131,7 @@ async def serve(
         app = control_plane_app(control_plane, token=_secret(settings.api_token))
         server = HttpServer(app, address.host, address.port, setting="the control plane's port")
         await server.start()
-        stack.push_async_callback(server.stop, DRAIN_SECONDS)
+        stack.push_async_callback(server.stop, DRAIN_SECONDS, leave=LEAVE_SECONDS)
         log.info("control plane of %s listens on %s", settings.deployment, server.url)
         if on_ready is not None:
             queue_port = queue_server.port if queue_server else None

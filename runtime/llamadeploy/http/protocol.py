@@ -87,6 +87,11 @@ class HttpProtocol(HttpToolsProtocol):
 
     _departure: Departure
 
+    @property
+    def departure(self) -> Departure:
+        """The end of this connection."""
+        return self._departure
+
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """See :class:`asyncio.Protocol`."""
         self._departure = Departure()

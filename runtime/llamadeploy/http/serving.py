@@ -15,6 +15,7 @@ import hmac
 import logging
 import resource
 import socket
+import time
 from collections.abc import Awaitable, Callable, Generator, Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +28,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from llamadeploy.exceptions import ConfigurationError, DeploymentError
 from llamadeploy.http.bounded_protocol import BoundedProtocol
+from llamadeploy.http.protocol import HttpProtocol
 
 log = logging.getLogger(__name__)
 
@@ -133,15 +135,20 @@ class HttpServer:
         if self._task is not None:
             await asyncio.shield(self._task)
 
-    async def stop(self, grace: float = 5.0) -> None:
+    async def stop(self, grace: float = 5.0, *, leave: float = 0.0) -> None:
         """Stop accepting, give running requests ``grace`` seconds, then cut them. Idempotent.
 
         A stream that is cut ends without its terminating chunk, so its reader can tell that it
         is incomplete.
+
+        Args:
+            leave: seconds before that in which requests are still taken, and every reply closes
+                its connection: a client that keeps connections goes elsewhere, and does not write
+                its next request into one that is just being closed. Over as soon as all are gone.
         """
         if self._task is None or self._server is None:
             return
-        self._server.stop(grace)
+        self._server.stop(grace, leave)
         await self._task
         self._task = None
 
@@ -166,9 +173,10 @@ class _Server(uvicorn.Server):
         self.ready = asyncio.Event()
         self._stopping = asyncio.Event()
         self._grace = 0.0
+        self._leave = 0.0
 
-    def stop(self, grace: float) -> None:
-        self._grace = grace
+    def stop(self, grace: float, leave: float) -> None:
+        self._grace, self._leave = grace, leave
         self.should_exit = True
         self._stopping.set()
 
@@ -192,6 +200,7 @@ class _Server(uvicorn.Server):
                 await asyncio.wait_for(self._stopping.wait(), timeout=1.0)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await self._part()
         for server in self.servers:
             server.close()
         for connection in list(self.server_state.connections):
@@ -205,6 +214,20 @@ class _Server(uvicorn.Server):
             task.cancel("the server stopped")
         await _finish(self.server_state.tasks, _ABORT_SECONDS)
         await self.lifespan.shutdown()
+
+    async def _part(self) -> None:
+        """Have each connection end with a reply, for as long as that is given."""
+        deadline = time.monotonic() + self._leave
+        self.config.encoded_headers.append((b"connection", b"close"))
+        await self.on_tick(0)  # which makes the headers of every reply from them
+        connections: set[HttpProtocol] = self.server_state.connections  # type: ignore[assignment]
+        while connections:
+            gone = asyncio.Event()
+            next(iter(connections)).departure.add(gone.set)
+            try:
+                await asyncio.wait_for(gone.wait(), deadline - time.monotonic())
+            except TimeoutError:
+                return
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:

@@ -62,6 +62,25 @@ async def test_bad_hosts_and_ports(host: str, port: int, message: str) -> None:
         await HttpServer(app_with(), host, port).start()
 
 
+async def test_clients_that_keep_connections_leave_with_a_reply() -> None:
+    """Without that, some request is written into a connection that is just being closed."""
+    server = HttpServer(app_with())
+    await server.start()
+    connector = aiohttp.TCPConnector(limit=1)
+    async with aiohttp.ClientSession(connector=connector) as http:
+        async with http.get(server.url) as reply:
+            assert await reply.text() == "hello" and "connection" not in reply.headers
+        stopping = asyncio.create_task(server.stop(leave=60))
+        await asyncio.sleep(0)  # the server has been told
+        while "connection" not in reply.headers:  # each one is answered, the last one says go
+            async with http.get(server.url) as reply:
+                assert await reply.text() == "hello"
+        assert reply.headers["connection"] == "close"
+        await asyncio.wait_for(stopping, 30)  # at once, not after the 60 s
+        with pytest.raises(aiohttp.ClientConnectorError):
+            await http.get(server.url)
+
+
 async def test_signals_stay_with_the_process() -> None:
     before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
     async with HttpServer(app_with()):
