@@ -5,21 +5,15 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from llamadeploy.testing import free_port as free_port
+
 STOP_SECONDS = 10.0
 """An API server whose etcd is gone takes a minute to leave; nobody needs what it would still do."""
-
-
-def free_port() -> int:
-    """A TCP port of the loopback interface that nothing listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _end_with_us() -> None:

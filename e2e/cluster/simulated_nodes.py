@@ -42,7 +42,10 @@ class SimulatedNodes:
     def start(self) -> None:
         """Start them and wait until the nodes are ready."""
         api = Api(self._control_plane.kubeconfig)
+        known = {item["metadata"]["name"] for item in api.request("GET", "/api/v1/nodes")["items"]}
         for name in self._names:
+            if name in known:  # from an earlier start
+                continue
             api.request("POST", "/api/v1/nodes", _node(name))
             # Admission marks a new node as not ready, and a controller that does not run here
             # would take the mark away.

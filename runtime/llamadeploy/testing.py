@@ -14,7 +14,9 @@ The message queue and the store are the caller's; nothing here starts or replace
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -350,7 +352,13 @@ class Cluster:
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A TCP port of this machine that nobody listens on now.
+
+    Below those that systems give to outgoing connections (Linux: 32768 to 60999): such a one may be
+    taken before the server that it is meant for has started.
+    """
+    while True:
+        port = random.randint(10_000, 32_000)  # noqa: S311 - no secret
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind((HOST, port))
+            return port

@@ -151,12 +151,26 @@ def draw(watching: Any, picture: Path) -> None:
 
 def check_examples(watching: Any) -> None:
     """Each is an expression, and those of what a server without workers' own ports has answer."""
-    silent = set()
-    for name, expression in EXPRESSIONS.items():
-        bare = re.sub(r" (?:>|<|==) [\d.]+(?= |$)", "", expression)
-        if not watching.query(bare):
-            silent.add(name)
-    assert all(each.startswith(("worker_", "operator_", "autoscaler_")) for each in silent), silent
+    bare = {
+        name: re.sub(r" (?:>|<|==) [\d.]+(?= |$)", "", expression)
+        for name, expression in EXPRESSIONS.items()
+    }
+    silent: set[str] = set()
+
+    def answered() -> bool:
+        silent.clear()
+        silent.update(
+            name
+            for name, expression in bare.items()
+            if not name.startswith(("worker_", "operator_", "autoscaler_"))
+            and not watching.query(expression)
+        )
+        return not silent
+
+    try:
+        watching.until(answered)  # a rate needs two readings
+    except AssertionError:
+        pytest.fail(f"without an answer: {sorted(silent)}")
     (failed,) = watching.query(re.sub(r" > .*", "", EXPRESSIONS["tasks_total"]))
     assert 0.25 < float(failed["value"][1]) < 0.45, "ten of thirty tasks failed"
 

@@ -54,7 +54,7 @@ def test_a_steady_resource_causes_no_write_nor_does_a_restart(
 
     def calm() -> bool:
         audit.mark()
-        return not nothing_written(operator, 2)
+        return not nothing_written(operator, 8)  # 2 s; a status that decides nothing waits for 1 s
 
     eventually(calm, "the children's own controllers are done", 60)
     audit.mark()

@@ -282,6 +282,9 @@ class RabbitMQConsumer(BufferedConsumer[C]):
         if channel.is_closed:
             raise QueueUnavailableError(f"the channel was closed: {_reason(channel)}")
         log.warning("topic %s is consumed anew: its queue may be another by now", self.topic)
+        if self._acknowledging is not None:
+            await self._acknowledging
+        self._forget()  # before the channel is closed: its claims are lost, which is no error
         await channel.close()
 
     async def _watch(self) -> None:
