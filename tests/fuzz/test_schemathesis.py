@@ -28,7 +28,9 @@ CHECKS = (
     "not_a_server_error,status_code_conformance,content_type_conformance,"
     "response_headers_conformance,response_schema_conformance,ignored_auth"
 )
-NEVER = r"/ui/|/logs$|/deployments/\{name\}$|/services/\{service_name\}/(stop|restart|scale)$"
+NEVER = (
+    r"/ui/|/logs$|/deployments/\{name\}$|/services/\{service_name\}/(stop|restart|scale|refuse)$"
+)
 """Front ends' answers are their own; logs may be followed for ever; the others end what all
 requests need, or start a hundred processes (schemathesis finds names that exist in replies)."""
 WITH_KNOWN_IDS = rf"{NEVER}|/delete$|/deregister$"
@@ -97,8 +99,10 @@ class Target:
             "path.deployment_name": "fuzz", "path.session_id": self.session,
             "query.session_id": self.session, "path.task_id": self.task,
         }  # fmt: skip
-        lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in ids.items()]
-        config.write_text("[parameters]\n" + "\n".join(lines) if known else "")
+        # A long poll is as long as it is asked to be, beyond the request's time-out too.
+        given = {"query.wait": "1"} | (ids if known else {})
+        lines = [f"{json.dumps(key)} = {json.dumps(value)}" for key, value in given.items()]
+        config.write_text("[parameters]\n" + "\n".join(lines))
         command = [
             sys.executable, "-m", "schemathesis.cli", "--config-file", str(config), "run",
             f"{base}/openapi.json", "-H", f"Authorization: Bearer {TOKEN}", "-c", CHECKS,
